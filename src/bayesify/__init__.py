@@ -1,0 +1,55 @@
+"""bayesify: turn any PyTorch network Bayesian, then prove whether that helped."""
+
+from typing import TYPE_CHECKING, Any
+
+from bayesify.engine.budget import Budget as Budget
+from bayesify.engine.budget import Cost as Cost
+from bayesify.errors import BayesifyError as BayesifyError
+
+if TYPE_CHECKING:
+    from bayesify import likelihoods as likelihoods
+    from bayesify import methods as methods
+    from bayesify import metrics as metrics
+    from bayesify import models as models
+    from bayesify import priors as priors
+    from bayesify.fit import estimate as estimate
+    from bayesify.fit import fit as fit
+    from bayesify.metrics.evaluate import evaluate as evaluate
+    from bayesify.posterior import Posterior as Posterior
+    from bayesify.posterior.saving import load as load
+    from bayesify.predictive import Predictive as Predictive
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "fit": "bayesify.fit:fit",
+    "estimate": "bayesify.fit:estimate",
+    "load": "bayesify.posterior.saving:load",
+    "evaluate": "bayesify.metrics.evaluate:evaluate",
+    "Posterior": "bayesify.posterior.base:Posterior",
+    "Predictive": "bayesify.predictive:Predictive",
+    "methods": "bayesify.methods",
+    "likelihoods": "bayesify.likelihoods",
+    "priors": "bayesify.priors",
+    "metrics": "bayesify.metrics",
+    "models": "bayesify.models",
+}
+"""Public names that are imported when first used, so that `import bayesify` and `--help` stay quick."""
+
+__all__ = ["BayesifyError", "Budget", "Cost", "__version__", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name not in _LAZY:
+        raise AttributeError(f"module 'bayesify' has no attribute {name!r}")
+    module, _, attribute = _LAZY[name].partition(":")
+    found = importlib.import_module(module)
+    value = getattr(found, attribute) if attribute else found
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""How densities are evaluated fast, and what that costs."""

@@ -1,0 +1,35 @@
+"""The methods, by the papers' names. Importing this package imports none of them: see `registry`."""
+
+from typing import TYPE_CHECKING, Any
+
+from bayesify.methods.base import Exactness as Exactness
+from bayesify.methods.base import Method as Method
+from bayesify.methods.base import MethodInfo as MethodInfo
+from bayesify.methods.base import Range as Range
+from bayesify.methods.registry import _TARGETS
+from bayesify.methods.registry import get_method as get_method
+from bayesify.methods.registry import method_names as method_names
+from bayesify.methods.registry import register as register
+
+if TYPE_CHECKING:
+    from bayesify.methods.deep_ensemble import DeepEnsemble as DeepEnsemble
+    from bayesify.methods.hmc import HMC as HMC
+    from bayesify.methods.ivon import IVON as IVON
+    from bayesify.methods.laplace import Laplace as Laplace
+    from bayesify.methods.map import MAP as MAP
+    from bayesify.methods.mc_dropout import MCDropout as MCDropout
+    from bayesify.methods.multi import Multi as Multi
+    from bayesify.methods.subset import Subset as Subset
+    from bayesify.methods.swag import SWAG as SWAG
+    from bayesify.methods.temperature_scaled import TemperatureScaled as TemperatureScaled
+    from bayesify.methods.tempered import Tempered as Tempered
+
+_BY_CLASS = {target.partition(":")[2]: name for name, target in _TARGETS.items()}
+
+
+def __getattr__(name: str) -> Any:
+    from bayesify.methods.registry import method_class
+
+    if name in _BY_CLASS:
+        return method_class(_BY_CLASS[name])
+    raise AttributeError(f"module 'bayesify.methods' has no attribute {name!r}")

@@ -1,0 +1,185 @@
+"""One network → K networks.
+
+Three ways to evaluate a function of one particle for all K of them:
+
+* **traced**: `vmap` traced once per shape with `make_fx`, then replayed without functorch's overhead;
+* **eager**: `vmap` as it is, for shapes that come once or twice;
+* **looped**: one particle at a time with plain autograd: large models, and modules that `vmap` refuses.
+
+All agree to rounding (a contract test). FLOPs are counted once per traced shape.
+"""
+
+import operator
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+TRACE_AFTER = 3
+"""A shape is traced when it comes the third time: tracing costs about as much as 20 eager calls."""
+
+LOOP_ABOVE = 20_000_000
+"""K × P above which particles are looped over: batched weights would no longer fit caches, or memory."""
+
+Function = Callable[..., Any]
+
+
+class Evaluated(NamedTuple):
+    """What a batched call gives."""
+
+    result: Any
+    flops: float
+    """Floating point operations of matrix products and convolutions, counted once per shape by running it."""
+
+
+class Way(StrEnum):
+    """How K particles are evaluated."""
+
+    AUTO = "auto"
+    TRACED = "traced"
+    EAGER = "eager"
+    LOOPED = "looped"
+
+
+class Vectorised:
+    """f(theta, *rest) of one particle, made batched over theta's first dimension.
+
+    Args:
+        function: takes theta (P,) and pytrees of tensors. With `gradient`, returns (scalar, aux) and the batched
+            call returns ((K, P) gradients, (K,) values, aux); otherwise the batched call returns f's results stacked.
+        gradient: whether the gradient in theta is wanted.
+        way: AUTO picks; the others force.
+    """
+
+    def __init__(self, function: Function, *, gradient: bool, way: Way = Way.AUTO) -> None:
+        self._function = function
+        self._gradient = gradient
+        self._way = way
+        self._seen: dict[Any, int] = {}
+        self._graphs: dict[Any, Callable[..., Any]] = {}
+        self._flops: dict[Any, float] = {}
+        self.refused: str | None = None
+        """Why vmap could not be used, if it could not."""
+
+    def __call__(self, in_dims: tuple[int | None, ...], theta: Tensor, *rest: Any) -> Evaluated:
+        """Evaluates for all K particles.
+
+        Args:
+            in_dims: for each of `rest`, 0 where every leaf has a leading K, None where it is shared.
+            theta: (K, P).
+            rest: pytrees of tensors.
+        """
+        leaves, spec = pytree.tree_flatten(rest)
+        key = (in_dims, theta.shape, theta.dtype, tuple((x.shape, x.dtype) for x in leaves), spec)
+        if key in self._flops:
+            return Evaluated(self._evaluate(key, in_dims, theta, rest, leaves, spec), self._flops[key])
+        with FlopCounterMode(display=False) as counter:
+            result = self._evaluate(key, in_dims, theta, rest, leaves, spec)
+        self._flops[key] = float(counter.get_total_flops())
+        return Evaluated(result, self._flops[key])
+
+    def _evaluate(
+        self,
+        key: Any,
+        in_dims: tuple[int | None, ...],
+        theta: Tensor,
+        rest: tuple[Any, ...],
+        leaves: list[Tensor],
+        spec: Any,
+    ) -> Any:
+        if self._must_loop(theta):
+            return self._looped(in_dims, theta, rest)
+        graph = self._graphs.get(key)
+        if graph is None and self._wants_trace(key):
+            graph = self._trace(key, in_dims, theta, leaves, spec)
+        if graph is not None:
+            return graph(theta, *leaves)
+        try:
+            return self._batched(in_dims)(theta, *rest)
+        except RuntimeError as error:
+            if self._way != Way.AUTO or not _is_refusal(error):
+                raise
+            self.refused = str(error).splitlines()[0]
+            return self._looped(in_dims, theta, rest)
+
+    def way_used(self, theta: Tensor) -> Way:
+        """What `theta`'s shape is evaluated by, for the record."""
+        if self._must_loop(theta):
+            return Way.LOOPED
+        return Way.TRACED if self._graphs else Way.EAGER
+
+    def _must_loop(self, theta: Tensor) -> bool:
+        if self._way != Way.AUTO:
+            return self._way == Way.LOOPED
+        return self.refused is not None or theta.numel() > LOOP_ABOVE
+
+    def _wants_trace(self, key: Any) -> bool:
+        if self._way == Way.EAGER:
+            return False
+        self._seen[key] = self._seen.get(key, 0) + 1
+        return self._way == Way.TRACED or self._seen[key] >= TRACE_AFTER
+
+    def _batched(self, in_dims: tuple[int | None, ...]) -> Function:
+        function = grad_and_value(self._function, has_aux=True) if self._gradient else self._function
+        batched = vmap(function, in_dims=(0, *in_dims), randomness="different")
+        if not self._gradient:
+            return batched
+
+        def flat(*arguments: Any) -> Any:
+            gradient, (value, aux) = batched(*arguments)
+            return gradient, value, aux
+
+        return flat
+
+    def _trace(
+        self, key: Any, in_dims: tuple[int | None, ...], theta: Tensor, leaves: list[Tensor], spec: Any
+    ) -> Callable[..., Any] | None:
+        batched = self._batched(in_dims)
+
+        def flat(theta: Tensor, *leaves: Tensor) -> Any:
+            return batched(theta, *pytree.tree_unflatten(list(leaves), spec))
+
+        try:
+            graph = make_fx(flat, tracing_mode="real")(theta, *leaves)
+        except RuntimeError as error:
+            if self._way == Way.TRACED or not _is_refusal(error):
+                raise
+            self.refused = str(error).splitlines()[0]
+            return None
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        # GraphModule.__call__ walks Module machinery; the generated forward is the bare function.
+        self._graphs[key] = graph.forward
+        return self._graphs[key]
+
+    def _looped(self, in_dims: tuple[int | None, ...], theta: Tensor, rest: tuple[Any, ...]) -> Any:
+        results = []
+        for k in range(len(theta)):
+            own = [
+                pytree.tree_map(operator.itemgetter(k), value) if dim == 0 else value
+                for dim, value in zip(in_dims, rest, strict=True)
+            ]
+            results.append(self._one(theta[k], own))
+        return pytree.tree_map(lambda *parts: torch.stack(parts), *results)
+
+    def _one(self, theta: Tensor, rest: list[Any]) -> Any:
+        if not self._gradient:
+            with torch.no_grad():
+                return self._function(theta, *rest)
+        theta = theta.detach().requires_grad_()
+        with torch.enable_grad():
+            value, aux = self._function(theta, *rest)
+            (gradient,) = torch.autograd.grad(value, theta)
+        return gradient, value.detach(), pytree.tree_map(torch.Tensor.detach, aux)
+
+
+def _is_refusal(error: RuntimeError) -> bool:
+    # vmap says so in words only; a genuine shape error of the user's module must not be hidden by a silent loop.
+    text = str(error)
+    return any(word in text for word in ("vmap", "functorch", "Batching rule", "batching rule", "inplace arithmetic"))

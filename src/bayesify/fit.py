@@ -1,0 +1,234 @@
+"""`fit`: a user's module, data and method → a posterior."""
+
+import hashlib
+import resource
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bayesify.data import Data, as_data
+from bayesify.engine.budget import Budget, Meter
+from bayesify.engine.preflight import Estimate, check_memory
+from bayesify.engine.rng import generator, seed_of, seeded
+from bayesify.engine.run import Checkpoints, Progress, Run
+from bayesify.engine.vectorise import Way
+from bayesify.errors import DataError, MethodError
+from bayesify.methods.base import Method, describe
+from bayesify.methods.registry import get_method
+from bayesify.model.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood, StudentT, get_likelihood
+from bayesify.model.network import Network
+from bayesify.model.priors import Prior, get_prior
+from bayesify.model.problem import Problem, check_model
+from bayesify.posterior.base import Diagnostics, Posterior, Record
+from bayesify.progress import progress_bar
+
+DEFAULT_BUDGET = Budget(epochs=100)
+MINIMUM_VALIDATION = 10
+"""With fewer held-out rows than this, nothing is held out."""
+
+
+def fit(
+    model: nn.Module,
+    data: Any,
+    *,
+    likelihood: str | Likelihood | None = None,
+    method: str | Method = "deep_ensemble",
+    prior: str | Prior | None = None,
+    pretrained: bool = False,
+    budget: Budget | None = None,
+    validation: float | Any = 0.1,
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint: str | Path | None = None,
+    progress: str | bool | Progress = "auto",
+    way: str = "auto",
+) -> Posterior:
+    """Makes a network Bayesian.
+
+    Args:
+        model: any module that maps inputs to outputs (B, C); it is copied, never changed.
+        data: (X, y) of arrays, tensors or DataFrames, a Dataset, a DataLoader, or dict batches with 'labels'.
+        likelihood: a name or a Likelihood; None takes categorical for integer targets, gaussian for real ones.
+        method: a name such as 'laplace', a written form such as 'multi(swag, 5)', or a Method.
+        prior: a name or a Prior; None is Normal with fan-in scaling.
+        pretrained: start from the model's current weights (post-hoc methods then fit at once).
+        budget: what may be spent; None is 100 epochs per particle.
+        validation: fraction of the data held out by methods that need it, or data to use instead.
+        seed: of initialisation, data order and sampling. The global random state is neither used nor changed.
+        device: 'auto', 'cpu', 'cuda', ...
+        checkpoint: a folder; the same call continues from what it finds there.
+        progress: 'auto' shows a bar on a terminal, True or False force it, or a function of the fraction done.
+        way: how many networks are evaluated as one: 'auto', 'traced', 'eager' or 'looped'.
+
+    Returns:
+        A posterior.
+
+    Raises:
+        DataError, ModelError, MethodError, BudgetError, SaveError: with what went wrong and what to do.
+    """
+    chosen = get_method(method)
+    problem = make_problem(
+        model,
+        data,
+        likelihood=likelihood,
+        prior=prior,
+        pretrained=pretrained,
+        validation=validation if chosen.uses_validation else None,
+        seed=seed,
+        device=device,
+        way=way,
+    )
+    check_model(problem)
+    check_memory(chosen.memory(problem), describe(chosen), problem.network.device)
+    budget = budget or DEFAULT_BUDGET
+    with progress_bar(progress, describe(chosen)) as report:
+        run = Run(
+            problem.meter,
+            limit=budget.limit(problem.num_examples, chosen.num_particles),
+            seconds=budget.seconds,
+            seed=seed,
+            device=problem.network.device,
+            checkpoints=_checkpoints(checkpoint, problem, chosen, budget, seed),
+            progress=report,
+        )
+        return fit_problem(problem, chosen, run)
+
+
+def fit_problem(problem: Problem, method: Method, run: Run) -> Posterior:
+    """Runs a method on a problem and signs the result.
+
+    Raises:
+        MethodError: training diverged to non-finite parameters.
+    """
+    with seeded(seed_of(run.seed, "fit")):
+        posterior = method.fit(problem, run)
+    if not all(bool(torch.isfinite(value).all()) for value in posterior.tensors().values()):
+        raise MethodError(
+            f"{describe(method)} diverged: its parameters are not finite; lower its learning rate or step size, or scale "
+            "the inputs and targets to unit variance."
+        )
+    notes = dict(run.notes)
+    warnings = tuple(notes.pop("warnings", ()))
+    posterior.record = Record(
+        method=describe(method),
+        temperature=notes.pop("temperature", problem.temperature),
+        seed=run.seed,
+        cost=problem.meter.cost(_peak_memory(problem.network.device)),
+        log_evidence=notes.pop("log_evidence", None),
+        diagnostics=Diagnostics(notes, warnings),
+    )
+    return posterior
+
+
+def make_problem(
+    model: nn.Module,
+    data: Any,
+    *,
+    likelihood: str | Likelihood | None = None,
+    prior: str | Prior | None = None,
+    pretrained: bool = False,
+    validation: float | Any | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    way: str = "auto",
+) -> Problem:
+    """The probabilistic model behind `fit`, for those who want to work with it directly."""
+    if not isinstance(model, nn.Module):
+        raise MethodError(f"the model is a {type(model).__name__}, not a torch.nn.Module: pass the module itself.")
+    everything = as_data(data)
+    train, held_out = _split(everything, validation, seed)
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    network = Network(model).to(place)
+    chosen = _likelihood(likelihood, everything.targets)
+    return Problem(
+        network,
+        chosen,
+        get_prior(prior),
+        train,
+        validation=held_out,
+        way=Way(way),
+        pretrained=pretrained,
+        meter=Meter(),
+    )
+
+
+def estimate(
+    model: nn.Module, data: Any, *, method: str | Method, budget: Budget | None = None, **options: Any
+) -> Estimate:
+    """What `fit` would cost, without fitting: parameters, gradient evaluations, FLOPs, memory.
+
+    Args:
+        model: as in `fit`.
+        data: as in `fit`.
+        method: as in `fit`.
+        budget: as in `fit`.
+        options: likelihood, prior, device as in `fit`.
+    """
+    chosen = get_method(method)
+    problem = make_problem(model, data, **options)
+    limit = (budget or DEFAULT_BUDGET).limit(problem.num_examples, chosen.num_particles)
+    probe = problem.with_changes(meter=Meter())
+    rows = probe.data.select(slice(0, min(8, probe.num_examples)))
+    probe.log_likelihood(probe.initial()[None], rows, probe.network.buffers(1))
+    per_example = probe.meter.flops / rows.num_examples
+    return Estimate(problem.num_parameters, limit, 3 * per_example * limit, chosen.memory(problem))
+
+
+def _likelihood(likelihood: str | Likelihood | None, targets: Tensor) -> Likelihood:
+    if isinstance(likelihood, Likelihood):
+        return likelihood
+    if likelihood is None:
+        likelihood = "gaussian" if targets.is_floating_point() else "categorical"
+    chosen = get_likelihood(likelihood)
+    if targets.dim() == 2 and isinstance(chosen, (Gaussian, HeteroscedasticGaussian, StudentT)):
+        return type(chosen)(num_targets=targets.shape[1])
+    return chosen
+
+
+class _Parts(NamedTuple):
+    train: Data
+    held_out: Data | None
+
+
+def _split(data: Data, validation: Any, seed: int) -> _Parts:
+    if validation is None or (isinstance(validation, (int, float)) and validation == 0):
+        return _Parts(data, None)
+    if not isinstance(validation, (int, float)):
+        return _Parts(data, as_data(validation))
+    if not 0 < validation < 1:
+        raise DataError(f"validation={validation}: a fraction must lie between 0 and 1 (0 or None holds nothing out).")
+    count = round(validation * data.num_examples)
+    if count < MINIMUM_VALIDATION:
+        return _Parts(data, None)
+    order = torch.randperm(data.num_examples, generator=generator("cpu", seed, "validation"))
+    return _Parts(data.select(order[count:]), data.select(order[:count]))
+
+
+def _checkpoints(
+    folder: str | Path | None, problem: Problem, method: Method, budget: Budget, seed: int
+) -> Checkpoints | None:
+    if folder is None:
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    parts = [
+        describe(method),
+        budget,
+        seed,
+        problem.likelihood.name,
+        problem.network.layout.describe(),
+        problem.num_examples,
+    ]
+    digest.update(repr(parts).encode())
+    digest.update(problem.network.initial.cpu().numpy().tobytes())
+    digest.update(problem.data.targets.cpu().numpy().tobytes())
+    return Checkpoints(Path(folder), digest.hexdigest())
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

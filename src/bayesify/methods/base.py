@@ -1,0 +1,109 @@
+"""What a method is: frozen hyperparameters, a description, and `fit(problem, run) → Posterior`."""
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, NamedTuple
+
+from bayesify.engine.run import Run
+from bayesify.errors import MethodError
+from bayesify.model.problem import Problem
+from bayesify.posterior.base import Posterior
+
+
+class Exactness(StrEnum):
+    """What a method's result is, compared to the posterior."""
+
+    EXACT = "exact"
+    ASYMPTOTIC = "asymptotically exact"
+    APPROXIMATE = "approximate"
+    NOT_A_POSTERIOR = "not a posterior"
+
+
+class Range(NamedTuple):
+    """A hyperparameter's search space for tuning."""
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """The method's card."""
+
+    name: str
+    family: str
+    exactness: Exactness
+    reference: str
+    summary: str
+    bias: str = ""
+    """In words: how the result differs from the posterior, where it does."""
+    uses_validation: bool = False
+    """Whether held-out data are used for early stopping or calibration; otherwise everything is trained on."""
+    search_space: dict[str, Range] = dataclasses.field(default_factory=dict)
+
+
+class Method(ABC):
+    """Base of all methods; subclasses are frozen dataclasses with an `info`."""
+
+    info: ClassVar[MethodInfo]
+
+    @abstractmethod
+    def fit(self, problem: Problem, run: Run) -> Posterior:
+        """Spends the run's budget on the problem and returns a posterior."""
+
+    @property
+    @abstractmethod
+    def num_particles(self) -> int:
+        """How many networks are trained at a time: what `Budget(epochs=...)` is multiplied by."""
+
+    @property
+    def uses_validation(self) -> bool:
+        """Whether `fit` sets held-out data aside."""
+        return self.info.uses_validation
+
+    def memory(self, problem: Problem) -> float:
+        """Predicted peak bytes beyond the data and the model: by default eight vectors per particle."""
+        return 8.0 * self.num_particles * problem.num_parameters * problem.network.initial.element_size()
+
+
+def require(condition: bool, owner: Method, field: str, allowed: str) -> None:
+    """One message for every hyperparameter out of range.
+
+    Raises:
+        MethodError: the condition does not hold.
+    """
+    if not condition:
+        value = getattr(owner, field)
+        raise MethodError(f"{type(owner).__name__}({field}={value!r}): {field} must be {allowed}.")
+
+
+def require_positive(owner: Method, *fields: str) -> None:
+    """All named hyperparameters are positive finite numbers."""
+    for field in fields:
+        value = getattr(owner, field)
+        good = not isinstance(value, (str, bool)) and value > 0 and math.isfinite(value)
+        require(good, owner, field, "a positive number")
+
+
+def describe(method: Method) -> str:
+    """The method as one would write it on the command line: name and non-default settings, e.g. 'multi(swag, 5)'."""
+    parts = []
+    for field in dataclasses.fields(method):  # type: ignore[arg-type]
+        value = getattr(method, field.name)
+        if isinstance(value, Method):
+            parts.append(describe(value))
+        elif field.default is dataclasses.MISSING or value != field.default:
+            positional = field.default is dataclasses.MISSING
+            parts.append(_written(value) if positional else f"{field.name}={_written(value)}")
+    return f"{method.info.name}({', '.join(parts)})" if parts else method.info.name
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) if not isinstance(value, str) or value.isidentifier() else repr(value)

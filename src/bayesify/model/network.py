@@ -1,0 +1,202 @@
+"""One module, evaluated at any parameter vector, without ever being changed.
+
+A particle is a parameter vector *and* its buffers: BatchNorm's running statistics and fixed dropout masks belong to
+the particle and are never mixed between particles. Running statistics are a function of (parameters, training data):
+they are not tracked during training but estimated by a pass over the data once a particle is finished.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bayesify.engine.rng import seeded
+from bayesify.errors import ModelError
+from bayesify.model.parameters import Layout
+
+Inputs = Any  # a tensor, or a pytree of tensors whose first dimension is the batch
+Buffers = dict[str, Tensor]
+
+
+class Mode(StrEnum):
+    """How stochastic or batch-dependent layers behave."""
+
+    TRAIN = "train"
+    """Dropout on, normalisation by batch statistics: what optimisers see."""
+    DENSITY = "density"
+    """Dropout off, normalisation by batch statistics: a deterministic density for full-batch methods."""
+    PREDICT = "predict"
+    """Dropout off, normalisation by the particle's stored statistics."""
+
+
+class FixedDropout(nn.Module):
+    """Dropout whose mask is a buffer shared by all examples, so that one particle is one consistent function.
+
+    The mask covers features (the last dimension) or channels (dimension 1), never positions: its size is known only
+    when the first activations pass, so the module starts with an empty mask, which drops nothing.
+    """
+
+    mask: Tensor
+
+    def __init__(self, rate: float, *, channels: bool = False) -> None:
+        nn.Module.__init__(self)
+        self.rate = rate
+        self.feature_dim = 1 if channels else -1
+        self.num_features = 0
+        self.register_buffer("mask", torch.ones(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ..., features) → the same shape; independent masks in training, the stored mask otherwise."""
+        if self.training:
+            return nn.functional.dropout(x, self.rate, training=True)
+        self.num_features = x.shape[self.feature_dim]
+        if self.mask.shape[-1] == 0:
+            return x
+        shape = [1] * x.dim()
+        shape[self.feature_dim] = -1
+        return x * self.mask.reshape(shape)
+
+
+class Network:
+    """A private copy of a module with its trainable parameters taken out as a flat vector."""
+
+    def __init__(self, module: nn.Module, transform: Mapping[str, float] | None = None) -> None:
+        self.module = copy.deepcopy(module)
+        self.transform = dict(transform or {})
+        _forget_tracking(self.module)
+        self.layout = Layout.of(self.module)
+        self.initial = self.layout.flatten(dict(self.module.named_parameters())).detach().clone()
+        self.running = tuple(
+            f"{prefix}.{name}" if prefix else name
+            for prefix, owner in self.module.named_modules()
+            if isinstance(owner, nn.modules.batchnorm._NormBase) and owner.track_running_stats
+            for name in ("running_mean", "running_var")
+        )
+        self.masks = {
+            f"{prefix}.mask" if prefix else "mask": owner
+            for prefix, owner in self.module.named_modules()
+            if isinstance(owner, FixedDropout)
+        }
+        """The fixed dropout layers by the name of their mask."""
+        self.is_restricted = False
+        """Whether part of what the user wanted trained is frozen here, at values of our own."""
+        self._mode: Mode | None = None
+
+    def to(self, device: torch.device) -> "Network":
+        """This network on a device."""
+        self.module.to(device)
+        self.initial = self.initial.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where parameters live."""
+        return self.initial.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the parameters."""
+        return self.initial.dtype
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether any layer is stochastic in training."""
+        return any(isinstance(m, (nn.modules.dropout._DropoutNd, FixedDropout)) for m in self.module.modules())
+
+    def buffers(self, num_particles: int) -> Buffers:
+        """The module's own running statistics and masks, repeated for K particles: {name: (K, *shape)}."""
+        if not self.running and not self.masks:
+            return {}
+        own = dict(self.module.named_buffers())
+        return {
+            name: own[name].expand(num_particles, *own[name].shape).clone() for name in (*self.running, *self.masks)
+        }
+
+    def __call__(self, theta: Tensor, buffers: Buffers, inputs: Inputs, mode: Mode) -> Tensor:
+        """Outputs (B, C) of the network with parameters `theta` (P,); `buffers` are updated in place in training."""
+        self.set_mode(mode)
+        arguments, keywords = ((), inputs) if isinstance(inputs, Mapping) else ((inputs,), None)
+        state = {**self.layout.unflatten(theta), **buffers}
+        outputs = functional_call(self.module, state, arguments, dict(keywords) if keywords else None)
+        outputs = getattr(outputs, "logits", outputs)  # Hugging Face models return a record
+        if not isinstance(outputs, Tensor):
+            raise ModelError(
+                f"the model returned a {type(outputs).__name__}; return one tensor of outputs (B, C), for example by "
+                "wrapping the model in a module whose forward picks it."
+            )
+        return outputs.unsqueeze(-1) if outputs.dim() == 1 else outputs
+
+    def reinitialised(self, num_particles: int, rng: torch.Generator) -> Tensor:
+        """Fresh trainable parameters (K, P): each layer's own `reset_parameters`, LeCun-uniform weights where it has none."""
+        scratch = copy.deepcopy(self.module)
+        draws = []
+        with seeded(int(torch.randint(2**62, (), generator=rng, device=rng.device))):
+            for _ in range(num_particles):
+                _reset(scratch)
+                draws.append(self.layout.flatten(dict(scratch.named_parameters())).detach().clone())
+        return torch.stack(draws)
+
+    def set_mode(self, mode: Mode) -> None:
+        """Switches layers; does nothing when the mode is already set (walking the module is slow)."""
+        if mode == self._mode:
+            return
+        self.module.train(mode == Mode.TRAIN)
+        if mode == Mode.DENSITY:
+            for owner in self.module.modules():
+                if isinstance(owner, nn.modules.batchnorm._NormBase):
+                    owner.train(True)
+        self._mode = mode
+
+    def frozen(self) -> dict[str, Tensor]:
+        """Parameters that are not trained here: what a posterior over a part of the network must save as well."""
+        own = dict(self.module.named_buffers())
+        frozen = {name: p.detach() for name, p in self.module.named_parameters() if not p.requires_grad}
+        return frozen | {name: own[name] for name in self.running}
+
+    def restricted(self, theta: Tensor, buffers: Buffers, names: set[str]) -> "Network":
+        """The same network at `theta` (P,) and `buffers` {name: (...)}, only the parameters in `names` trainable."""
+        values = {**self.layout.unflatten(theta), **buffers}
+        return self.with_frozen(names, {name: value for name, value in values.items() if name not in names}, values)
+
+    def with_frozen(
+        self, names: set[str], frozen: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None
+    ) -> "Network":
+        """A copy in which only `names` are trainable and the tensors in `frozen` (and `values`) are as given."""
+        if not frozen and values is None:
+            return self
+        module = copy.deepcopy(self.module)
+        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        with torch.no_grad():
+            for name, value in {**frozen, **(values or {})}.items():
+                own[name].copy_(value)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name in names)
+        result = Network(module, self.transform)
+        result.is_restricted = True
+        return result
+
+
+def _reset(module: nn.Module) -> None:
+    for owner in module.modules():
+        reset = getattr(owner, "reset_parameters", None)
+        if callable(reset):
+            reset()
+            continue
+        for parameter in owner.parameters(recurse=False):
+            if parameter.requires_grad and parameter.dim() >= 2:
+                bound = math.sqrt(3.0 / math.prod(parameter.shape[1:]))
+                nn.init.uniform_(parameter, -bound, bound)
+
+
+def _forget_tracking(module: nn.Module) -> None:
+    # With momentum 1 one forward pass leaves exactly that batch's statistics in the buffers; averaging over batches
+    # is done where the statistics are estimated. The step counter would be an in-place integer under vmap.
+    for owner in module.modules():
+        if isinstance(owner, nn.modules.batchnorm._NormBase) and owner.track_running_stats:
+            owner.momentum = 1.0
+            owner.num_batches_tracked = None

@@ -1,0 +1,243 @@
+"""The probabilistic model p(y | f(x; θ)) p(θ) of one network on one data set: densities, gradients and outputs of K
+particles at once, everything metered.
+
+A particle's vector is θ = (network parameters, likelihood parameters), P numbers. Minibatch sums are scaled by N/B
+here and nowhere else. With temperature T the target is the tempered posterior p(θ | D)^(1/T): `log_density` and its
+gradient are divided by T here and nowhere else.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayesify.data import Data
+from bayesify.engine.budget import Meter
+from bayesify.engine.vectorise import Vectorised, Way
+from bayesify.errors import ModelError
+from bayesify.model.likelihoods import Likelihood
+from bayesify.model.model import Model
+from bayesify.model.network import Buffers, Mode, Network
+from bayesify.model.priors import BoundPrior, Prior
+
+
+class Batch(NamedTuple):
+    """B examples, the same for all particles, or (K, B, ...) leaves with each particle's own."""
+
+    data: Data
+    per_particle: bool = False
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return self.data.targets.shape[1 if self.per_particle else 0]
+
+
+class Gradient(NamedTuple):
+    """A batch's estimate of the log density and its gradient."""
+
+    gradient: Tensor  # (K, P)
+    log_density: Tensor  # (K,)
+    log_likelihood: Tensor  # (K,), scaled by N/B, untempered
+
+
+class Problem:
+    """A network, a likelihood, a prior and the training data."""
+
+    def __init__(
+        self,
+        network: Network,
+        likelihood: Likelihood,
+        prior: Prior,
+        data: Data,
+        *,
+        validation: Data | None = None,
+        temperature: float = 1.0,
+        meter: Meter | None = None,
+        way: Way = Way.AUTO,
+        pretrained: bool = False,
+    ) -> None:
+        self.model = Model(network, likelihood, way)
+        self.network = network
+        self.likelihood = likelihood
+        self.prior_family = prior
+        self.temperature = temperature
+        self.meter = meter or Meter()
+        self.way = way
+        self.pretrained = pretrained
+        self.data = self.place(data)
+        self.validation = None if validation is None else self.place(validation)
+        self.prior: BoundPrior = prior.bind(network.layout, likelihood.num_parameters, network.initial)
+        self._gradients = {m: Vectorised(partial(self._one_likelihood, m), gradient=True, way=way) for m in Mode}
+        self._likelihoods = {m: Vectorised(partial(self._one_likelihood, m), gradient=False, way=way) for m in Mode}
+        self._statistics = Vectorised(self._one_statistics, gradient=False, way=way)
+
+    # ---- sizes ---------------------------------------------------------------------------------------------------
+
+    @property
+    def num_examples(self) -> int:
+        """N."""
+        return self.data.num_examples
+
+    @property
+    def num_network_parameters(self) -> int:
+        """The network's share of P."""
+        return self.network.layout.num_parameters
+
+    @property
+    def num_parameters(self) -> int:
+        """P."""
+        return self.num_network_parameters + self.likelihood.num_parameters
+
+    def place(self, data: Data) -> Data:
+        """Data on the network's device and dtype, targets as the likelihood wants them."""
+        data = data.to(self.network.device, self.network.dtype)
+        return data._replace(targets=self.likelihood.prepare(data.targets, self.network.dtype))
+
+    def with_changes(self, **changes: Any) -> "Problem":
+        """A copy with other network, prior, data, validation, temperature or pretrained flag; the meter is shared."""
+        own: dict[str, Any] = {
+            "network": self.network,
+            "likelihood": self.likelihood,
+            "prior": self.prior_family,
+            "data": self.data,
+            "validation": self.validation,
+            "temperature": self.temperature,
+            "meter": self.meter,
+            "way": self.way,
+            "pretrained": self.pretrained,
+        }
+        own.update(changes)
+        return Problem(own.pop("network"), own.pop("likelihood"), own.pop("prior"), own.pop("data"), **own)
+
+    # ---- starting points -----------------------------------------------------------------------------------------
+
+    def initial(self) -> Tensor:
+        """The module's current weights and the likelihood's starting values, (P,)."""
+        own = self.likelihood.initial_parameters().to(self.network.initial)
+        return torch.cat([self.network.initial, own])
+
+    def random(self, num_particles: int, rng: torch.Generator) -> Tensor:
+        """Fresh weights from the layers' own initialisers, (K, P).
+
+        Independent of the prior, so that a heavy-tailed or wide prior does not make training start from noise.
+        """
+        own = self.likelihood.initial_parameters().to(self.network.initial)
+        fresh = self.network.reinitialised(num_particles, rng)
+        return torch.cat([fresh, own.expand(num_particles, -1)], dim=-1)
+
+    def start(self, num_particles: int, rng: torch.Generator) -> Tensor:
+        """Where training starts, (K, P): the given weights if the model is pretrained, fresh ones otherwise."""
+        if self.pretrained:
+            return self.initial().repeat(num_particles, 1)
+        return self.random(num_particles, rng)
+
+    # ---- densities -----------------------------------------------------------------------------------------------
+
+    def gradient(self, theta: Tensor, batch: Batch, mode: Mode = Mode.TRAIN) -> Gradient:
+        """Gradient of the (tempered, minibatch-estimated) log posterior for K particles.
+
+        Args:
+            theta: (K, P).
+            batch: B examples; their log likelihood is scaled by N/B.
+            mode: how dropout and normalisation behave; a post-hoc fit of a pretrained model uses Mode.PREDICT.
+        """
+        dims = (0, 0 if batch.per_particle else None)
+        buffers = self.network.buffers(len(theta))
+        (gradient, log_likelihood, _), flops = self._gradients[mode](dims, theta, buffers, batch.data)
+        self.meter.gradient(batch.size * len(theta), flops)
+        scale = self.num_examples / batch.size
+        gradient = (scale * gradient + self.prior.score(theta)) / self.temperature
+        log_density = (scale * log_likelihood + self.prior.log_density(theta)) / self.temperature
+        return Gradient(gradient, log_density, scale * log_likelihood)
+
+    def full_gradient(self, theta: Tensor, mode: Mode = Mode.DENSITY) -> Gradient:
+        """The exact gradient over all N examples, in row blocks unless batch statistics tie the rows together."""
+        size = self.num_examples if self.network.running else self.model.rows_at_once(len(theta))
+        gradient, log_likelihood = torch.zeros_like(theta), torch.zeros_like(theta[:, 0])
+        buffers = self.network.buffers(len(theta))
+        for chunk in self.data.chunks(size):
+            (part, value, _), flops = self._gradients[mode]((0, None), theta, buffers, chunk)
+            self.meter.gradient(chunk.num_examples * len(theta), flops)
+            gradient, log_likelihood = gradient + part, log_likelihood + value
+        gradient = (gradient + self.prior.score(theta)) / self.temperature
+        log_density = (log_likelihood + self.prior.log_density(theta)) / self.temperature
+        return Gradient(gradient, log_density, log_likelihood)
+
+    def log_likelihood(self, theta: Tensor, data: Data, buffers: Buffers, mode: Mode = Mode.PREDICT) -> Tensor:
+        """Sum over `data` of log p(y | x, θ) for K particles with their buffers, (K,); forward passes only."""
+        total = torch.zeros_like(theta[:, 0])
+        for chunk in data.chunks(self.model.rows_at_once(len(theta))):
+            (value, _), flops = self._likelihoods[mode]((0, None), theta, buffers, chunk)
+            self.meter.forward(chunk.num_examples * len(theta), flops)
+            total = total + value
+        return total
+
+    # ---- outputs -------------------------------------------------------------------------------------------------
+
+    def outputs(self, theta: Tensor, inputs: Any, buffers: Buffers) -> Tensor:
+        """Outputs of K particles, (K, B, C), without gradients; counted as forward passes."""
+        return self.model.outputs(theta, inputs, buffers, self.meter)
+
+    def buffers(self, theta: Tensor) -> Buffers:
+        """Buffers of finished particles: running statistics estimated by one pass over the training data.
+
+        The mean over batches of batch means, and by the law of total variance the mean of batch variances plus the
+        variance of batch means. A pretrained model keeps the statistics it came with.
+        """
+        own = self.network.buffers(len(theta))
+        if not self.network.running or self.pretrained:
+            return own
+        parts = []
+        with torch.no_grad():
+            for chunk in self.data.chunks(self.model.rows_at_once(len(theta))):
+                part, flops = self._statistics((0, None), self.model.split(theta)[0], own, chunk.inputs)
+                self.meter.forward(chunk.num_examples * len(theta), flops)
+                parts.append(part)
+        stacked = {name: torch.stack([part[name] for part in parts]) for name in self.network.running}
+        result = dict(own)
+        for name in self.network.running:
+            result[name] = stacked[name].mean(0)
+            if name.endswith("running_var"):
+                means = stacked[name.removesuffix("running_var") + "running_mean"]
+                result[name] = result[name] + means.var(0, unbiased=False)
+        return result
+
+    # ---- one particle --------------------------------------------------------------------------------------------
+
+    def _one_likelihood(self, mode: Mode, theta: Tensor, buffers: Buffers, data: Data) -> tuple[Tensor, Tensor]:
+        network, own = self.model.split(theta)
+        outputs = self.network(network, _copies(buffers), data.inputs, mode)
+        return self.likelihood.log_prob(outputs, data.targets, own).sum(), own
+
+    def _one_statistics(self, network: Tensor, buffers: Buffers, inputs: Any) -> Buffers:
+        updated = _copies(buffers)
+        self.network(network, updated, inputs, Mode.DENSITY)
+        return updated
+
+
+def _copies(buffers: Buffers) -> Buffers:
+    # Normalisation layers write into their statistics; the caller's must stay as they are.
+    return {name: value.clone() for name, value in buffers.items()}
+
+
+def check_model(problem: Problem) -> None:
+    """Runs the model once on a few rows: outputs must be finite and fit the likelihood and the targets.
+
+    Raises:
+        ModelError: outputs are not finite or of the wrong shape.
+        DataError: targets do not fit.
+    """
+    rows = problem.data.select(slice(0, min(8, problem.num_examples)))
+    with torch.no_grad():
+        buffers = {name: value[0] for name, value in problem.network.buffers(1).items()}
+        outputs = problem.network(problem.network.initial, buffers, rows.inputs, Mode.PREDICT)
+    if outputs.dim() != 2 or len(outputs) != rows.num_examples:
+        raise ModelError(
+            f"the model gives outputs of shape {tuple(outputs.shape)} for {rows.num_examples} examples: it must give "
+            "(examples, outputs)."
+        )
+    if not bool(torch.isfinite(outputs).all()):
+        raise ModelError("the model gives NaN or infinite outputs on the first rows: check its weights and the inputs.")
+    problem.likelihood.check(outputs.detach(), problem.data.targets)

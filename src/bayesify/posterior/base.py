@@ -1,0 +1,176 @@
+"""What every method returns: a posterior that predicts, draws functions, reports its cost and can be saved."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayesify.data import as_inputs
+from bayesify.engine.budget import Cost
+from bayesify.engine.rng import generator
+from bayesify.errors import UnsupportedError
+from bayesify.model.model import Model
+from bayesify.model.network import Buffers
+from bayesify.predictive import Predictive
+
+Function = Callable[[Any], Tensor]
+"""x (B, ...) → outputs (B, C)."""
+
+
+class Particles(NamedTuple):
+    """S complete parameter settings of the model."""
+
+    theta: Tensor  # (S, P)
+    buffers: Buffers  # {name: (S, ...)}
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """How the fit went: numbers by name, and warnings in words that say what to do."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {value}" for name, value in self.values.items()]
+        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)]) or "nothing to report"
+
+
+@dataclass
+class Record:
+    """What `fit` writes on a finished posterior."""
+
+    method: str = ""
+    temperature: float = 1.0
+    seed: int = 0
+    cost: Cost = field(default_factory=Cost)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    log_evidence: float | None = None
+
+
+class Posterior(ABC):
+    """A (possibly approximate) posterior over functions. Subclasses are its few forms."""
+
+    form: ClassVar[str]
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.record = Record()
+
+    # ---- what each form defines ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def particles(self, num_samples: int | None = None, seed: int = 0) -> Particles:
+        """Parameter draws; None gives the form's natural number of them."""
+
+    @abstractmethod
+    def _predict(self, inputs: Any, num_samples: int | None, seed: int) -> Predictive:
+        """The predictive for inputs already on the device."""
+
+    @abstractmethod
+    def _draw(self, seed: int) -> Function:
+        """One function of inputs already on the device."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """All numbers that must be saved."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """All else that must be saved, JSON-ready."""
+
+    # ---- what every user calls -----------------------------------------------------------------------------------
+
+    def predict(self, inputs: Any, num_samples: int | None = None, seed: int = 0) -> Predictive:
+        """The posterior predictive.
+
+        Args:
+            inputs: (B, ...) in any form `fit` takes.
+            num_samples: how many draws to average; None uses all that were kept, or the form's default.
+            seed: of the draws.
+
+        Returns:
+            A distribution over the B targets.
+        """
+        return self._predict(self._place(inputs), num_samples, seed)
+
+    def draw(self, seed: int = 0) -> Function:
+        """ONE function from the posterior: the same weights (and dropout mask) at every call and every input."""
+        function = self._draw(seed)
+        return lambda inputs: function(self._place(inputs))
+
+    def sample(self, num_samples: int | None = None, seed: int = 0) -> dict[str, Tensor]:
+        """Parameter draws by name, {name: (S, *shape)}; the likelihood's own parameters under 'likelihood'."""
+        theta = self.particles(num_samples, seed).theta
+        network, own = self.model.split(theta)
+        named = self.model.network.layout.unflatten(network)
+        return {**named, "likelihood": own} if own.shape[-1] else named
+
+    @property
+    def cost(self) -> Cost:
+        """What the fit spent."""
+        return self.record.cost
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        """How the fit went."""
+        return self.record.diagnostics
+
+    @property
+    def log_marginal_likelihood(self) -> float:
+        """The evidence log p(D), where the method estimates it.
+
+        Raises:
+            UnsupportedError: this method does not.
+        """
+        if self.record.log_evidence is None:
+            raise UnsupportedError(
+                f"{self.record.method or self.form} gives no marginal likelihood: use laplace, which does."
+            )
+        return self.record.log_evidence
+
+    def update(self, data: Any) -> "Posterior":
+        """Conditions on more data without refitting, where the method can.
+
+        Raises:
+            UnsupportedError: it cannot; refit on all data.
+        """
+        del data
+        raise UnsupportedError(
+            f"{self.record.method or self.form} cannot be updated: call fit on the old and new data."
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes one file of tensors and JSON; reading it back runs no code."""
+        from bayesify.posterior.saving import save
+
+        save(self, Path(path))
+
+    def _place(self, inputs: Any) -> Any:
+        return as_inputs(inputs, self.model.network.device, self.model.network.dtype)
+
+    def __repr__(self) -> str:
+        size = self.model.network.layout.num_parameters
+        return f"<{self.form} posterior by {self.record.method or 'hand'}: {size} parameters>"
+
+
+def mixture_of(model: Model, particles: Particles, inputs: Any) -> Predictive:
+    """The predictive that averages the likelihood over particles."""
+    outputs = model.outputs(particles.theta, inputs, particles.buffers)
+    return Predictive(model.likelihood, outputs, model.split(particles.theta)[1])
+
+
+def function_of(model: Model, particles: Particles, index: int) -> Function:
+    """The function of one particle."""
+    theta = particles.theta[index : index + 1]
+    buffers = {name: value[index : index + 1] for name, value in particles.buffers.items()}
+    return lambda inputs: model.outputs(theta, inputs, buffers)[0]
+
+
+def chooser(model: Model, seed: int, *names: object) -> torch.Generator:
+    """The generator behind `draw` and `sample`."""
+    return generator(model.network.device, "posterior", seed, *names)

@@ -1,0 +1,356 @@
+"""What a posterior says about y: an equally weighted mixture of the draws' likelihoods, as a torch Distribution.
+
+The mixture (1/S) Σ_s p(y | f_s(x)) *is* the Monte Carlo estimate of the posterior predictive; its moments, density,
+distribution function and quantiles are those of the mixture, not of a Gaussian matched to it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Normal, Poisson, StudentT
+
+from bayesify.errors import DataError, UnsupportedError
+from bayesify.model.likelihoods import Gaussian, Likelihood
+
+BISECTIONS = 60
+"""Halvings of a quantile's bracket: to rounding in float64."""
+
+
+class Interval(NamedTuple):
+    """Central interval: low and high, each (B,) or (B, D)."""
+
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Mixture:
+    """The raw material: S draws of the outputs and of the likelihood's own parameters."""
+
+    likelihood: Likelihood
+    outputs: Tensor  # (S, B, C)
+    parameters: Tensor  # (S, L)
+    output_variance: Tensor | None = None  # (S, B, C): Gaussian uncertainty of the outputs left in closed form
+    joint: Callable[[Tensor], Tensor] | None = None  # closed-form joint log density of real targets (B, D)
+    temperature: float = 1.0  # calibration: classification logits are divided, regression spread multiplied
+    loc: float = 0.0  # y = loc + scale · (what the network models)
+    scale: float = 1.0
+
+
+class Predictive(Distribution):
+    """The posterior predictive of B examples.
+
+    Attributes:
+        mean: (B,), or (B, D) for D targets; for classification the class probabilities' argmax has no mean: use probs.
+        stddev: total standard deviation.
+        probs: class probabilities (B, C), classification only.
+        epistemic: what more data would remove: mutual information (nats) for classification, the variance of the
+            draws' means for regression.
+        aleatoric: the rest: expected entropy (nats), or the mean of the draws' variances.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 - torch's own class attribute
+
+    def __init__(self, likelihood: Likelihood, outputs: Tensor, parameters: Tensor, **options: Any) -> None:
+        self._m = _Mixture(likelihood, outputs, parameters, **options)
+        Distribution.__init__(self, torch.Size([outputs.shape[1]]), validate_args=False)
+
+    def _changed(self, **changes: Any) -> "Predictive":
+        mixture = replace(self._m, **changes)
+        options = {name: getattr(mixture, name) for name in _OPTIONS}
+        return Predictive(mixture.likelihood, mixture.outputs, mixture.parameters, **options)
+
+    # ---- what it is made of --------------------------------------------------------------------------------------
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood."""
+        return self._m.likelihood
+
+    @property
+    def outputs(self) -> Tensor:
+        """The draws' outputs (S, B, C), in the network's units."""
+        return self._m.outputs
+
+    @property
+    def num_draws(self) -> int:
+        """S."""
+        return len(self._m.outputs)
+
+    @property
+    def kind(self) -> str:
+        """'classification', 'regression', 'count' or 'loss'."""
+        return self._m.likelihood.kind
+
+    def rescaled(self, loc: float, scale: float) -> "Predictive":
+        """The predictive of loc + scale · y: back from standardised targets to the user's units."""
+        if self.kind != "regression":
+            raise UnsupportedError(f"only real-valued targets can be rescaled, not those of a {self.kind} likelihood.")
+        return self._changed(loc=loc + scale * self._m.loc, scale=scale * self._m.scale)
+
+    def calibrated(self, temperature: float) -> "Predictive":
+        """Temperature-scaled: pooled class log probabilities divided by T, or the spread about the mean times T."""
+        if self.kind not in ("classification", "regression"):
+            raise UnsupportedError(f"temperature scaling is not defined for a {self.kind} likelihood.")
+        return self._changed(temperature=self._m.temperature * temperature)
+
+    @staticmethod
+    def pooled(parts: list["Predictive"]) -> "Predictive":
+        """An equal mixture of predictives of the same examples, however many draws each has."""
+        first = parts[0]
+        counts = {part.num_draws for part in parts}
+        if len(counts) > 1:
+            raise DataError(f"predictives with different numbers of draws {sorted(counts)} cannot be pooled equally.")
+        variances = [part._m.output_variance for part in parts]
+        joints = [part._m.joint for part in parts]
+
+        def joint(targets: Tensor) -> Tensor:
+            values = torch.stack([j(targets) for j in joints if j is not None])
+            return torch.logsumexp(values, 0) - math.log(len(parts))
+
+        closed = all(v is not None for v in variances)
+        return first._changed(
+            outputs=torch.cat([part._m.outputs for part in parts]),
+            parameters=torch.cat([part._m.parameters for part in parts]),
+            output_variance=torch.cat([v for v in variances if v is not None]) if closed else None,
+            joint=joint if all(j is not None for j in joints) else None,
+        )
+
+    # ---- classification ------------------------------------------------------------------------------------------
+
+    @property
+    def _draw_log_probs(self) -> Tensor:
+        if self.kind != "classification":
+            raise UnsupportedError(
+                f"class probabilities do not exist for a {self.kind} likelihood: use mean and stddev."
+            )
+        components: Any = self._m.likelihood.components(self._m.outputs, self._m.parameters)
+        logits: Tensor = components.logits  # (S, B, C), normalised
+        return logits
+
+    @property
+    def logits(self) -> Tensor:
+        """Log class probabilities (B, C) of the mixture, after calibration."""
+        pooled = torch.logsumexp(self._draw_log_probs, 0) - math.log(self.num_draws)
+        return torch.log_softmax(pooled / self._m.temperature, -1)
+
+    @property
+    def probs(self) -> Tensor:
+        """Class probabilities (B, C)."""
+        return self.logits.exp()
+
+    # ---- regression ----------------------------------------------------------------------------------------------
+
+    @property
+    def _components(self) -> Distribution:
+        m = self._m
+        components = m.likelihood.components(m.outputs, m.parameters)
+        if m.output_variance is None:
+            return components
+        assert isinstance(m.likelihood, Gaussian)  # the only likelihood whose predictive has this closed form
+        return Normal(components.mean, (components.variance + m.output_variance).sqrt(), validate_args=False)
+
+    @property
+    def _standard_mean(self) -> Tensor:  # (B, D), in the network's units
+        if self.kind == "loss":
+            return self._m.outputs.mean(0)
+        return self._components.mean.mean(0)
+
+    def _to_standard(self, value: Tensor) -> Tensor:
+        """A target in the user's units (..., B, D) → the mixture's own units, undoing scale and calibration."""
+        m = self._m
+        centre = self._standard_mean
+        return centre + ((value - m.loc) / m.scale - centre) / m.temperature
+
+    def _shape(self, value: Tensor) -> Tensor:
+        return value.squeeze(-1) if value.shape[-1] == 1 else value
+
+    @property
+    def mean(self) -> Tensor:
+        """(B,) or (B, D); the expected label of a binary classifier; otherwise see `probs`."""
+        if self.kind == "classification":
+            raise UnsupportedError("class labels have no mean: use predictive.probs or predictive.mode.")
+        return self._shape(self._m.loc + self._m.scale * self._standard_mean)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable class (B,); for regression the mean."""
+        return self.logits.argmax(-1) if self.kind == "classification" else self.mean
+
+    @property
+    def variance(self) -> Tensor:
+        """Law of total variance: aleatoric + epistemic."""
+        if self.kind == "loss":
+            return self.epistemic
+        return self.aleatoric + self.epistemic
+
+    @property
+    def stddev(self) -> Tensor:
+        """Square root of the variance."""
+        return self.variance.sqrt()
+
+    @property
+    def epistemic(self) -> Tensor:
+        """Mutual information of y and θ in nats, or the variance of the draws' means."""
+        if self.kind == "classification":
+            log_probs = self._draw_log_probs
+            pooled = torch.logsumexp(log_probs, 0) - math.log(self.num_draws)
+            return (_entropy(pooled) - _entropy(log_probs).mean(0)).clamp_min(0)
+        if self.kind == "loss":
+            return self._shape(self._m.outputs.var(0, unbiased=False))
+        m = self._m
+        spread = m.likelihood.components(m.outputs, m.parameters).mean.var(0, unbiased=False)
+        if m.output_variance is not None:
+            spread = spread + m.output_variance.mean(0)
+        return self._shape(spread * (m.scale * m.temperature) ** 2)
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """Expected entropy of the draws in nats, or the mean of their variances."""
+        if self.kind == "classification":
+            return _entropy(self._draw_log_probs).mean(0)
+        m = self._m
+        noise = m.likelihood.components(m.outputs, m.parameters).variance.mean(0)
+        return self._shape(noise * (m.scale * m.temperature) ** 2)
+
+    def entropy(self) -> Tensor:
+        """Entropy (B,) of the class probabilities, in nats."""
+        return _entropy(self.logits)
+
+    # ---- densities -----------------------------------------------------------------------------------------------
+
+    def _targets(self, value: Any) -> Tensor:
+        value = torch.as_tensor(value, device=self._m.outputs.device)
+        if len(value) != self.batch_shape[0]:
+            raise DataError(f"{len(value)} targets were given for {self.batch_shape[0]} predictions: they must match.")
+        return self._m.likelihood.prepare(value, self._m.outputs.dtype)
+
+    def _component_log_prob(self, targets: Tensor) -> Tensor:
+        """(S, B) log densities of each draw, calibrated and in the user's units."""
+        m = self._m
+        if self.kind == "loss":
+            return torch.stack(
+                [m.likelihood.log_prob(f, targets, p) for f, p in zip(m.outputs, m.parameters, strict=True)]
+            )
+        if self.kind == "classification":
+            log_probs = torch.log_softmax(self._draw_log_probs / m.temperature, -1)
+            index = targets.long().expand(self.num_draws, -1).unsqueeze(-1)
+            return log_probs.gather(-1, index).squeeze(-1)
+        columns = targets.unsqueeze(-1) if targets.dim() == 1 else targets
+        if self.kind == "count":
+            return self._components.log_prob(columns).sum(-1)
+        log_density = self._components.log_prob(self._to_standard(columns)).sum(-1)
+        return log_density - columns.shape[-1] * math.log(m.scale * m.temperature)
+
+    def log_prob(self, value: Any) -> Tensor:
+        """Log p(y | x, D) per example, (B,)."""
+        targets = self._targets(value)
+        if self.kind == "classification":
+            return self.logits.gather(-1, targets.long().unsqueeze(-1)).squeeze(-1)
+        return torch.logsumexp(self._component_log_prob(targets), 0) - math.log(self.num_draws)
+
+    def joint_log_prob(self, value: Any) -> Tensor:
+        """Log p(y₁, …, y_B | x₁, …, x_B, D): the draws are whole functions, so dependence between examples counts.
+
+        Calibration acts on each draw's logits here: a joint of pooled marginals would lose the dependence.
+        """
+        targets = self._targets(value)
+        m = self._m
+        if m.joint is not None and self.kind == "regression":
+            columns = targets.unsqueeze(-1) if targets.dim() == 1 else targets
+            return m.joint(self._to_standard(columns)) - columns.numel() * math.log(m.scale * m.temperature)
+        return torch.logsumexp(self._component_log_prob(targets).sum(-1), 0) - math.log(self.num_draws)
+
+    def cdf(self, value: Any) -> Tensor:
+        """P(y ≤ value), shaped like the mean; `value` is broadcast against it."""
+        if self.kind not in ("regression", "count"):
+            raise UnsupportedError(f"a {self.kind} likelihood has no distribution function: use probs.")
+        value = torch.as_tensor(value, dtype=self._m.outputs.dtype, device=self._m.outputs.device)
+        mean = self._standard_mean
+        if mean.shape[-1] == 1 and value.dim() <= 1:
+            value = value.unsqueeze(-1)
+        return self._shape(self._cdf(value.expand_as(mean)))
+
+    def _cdf(self, value: Tensor) -> Tensor:
+        if self.kind == "regression":
+            value = self._to_standard(value)
+        return _component_cdf(self._components, value).mean(0)
+
+    def quantile(self, level: float) -> Tensor:
+        """The level-quantile of the mixture, shaped like the mean, by bisection."""
+        if not 0 < level < 1:
+            raise DataError(f"quantile({level}): the level must lie between 0 and 1.")
+        if self.kind not in ("regression", "count"):
+            raise UnsupportedError(f"a {self.kind} likelihood has no quantiles: use probs.")
+        m = self._m
+        centre = m.loc + m.scale * self._standard_mean
+        # Chebyshev: no quantile lies further than this many standard deviations from the mean.
+        stddev = self.stddev
+        reach = stddev.reshape(centre.shape) * math.sqrt(1 / min(level, 1 - level)) + 1e-9
+        low, high = centre - reach, centre + reach
+        for _ in range(BISECTIONS):
+            middle = 0.5 * (low + high)
+            below = self._cdf(middle) < level
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return self._shape(high.floor() if self.kind == "count" else 0.5 * (low + high))
+
+    def interval(self, level: float = 0.9) -> Interval:
+        """The central interval holding y with the given probability."""
+        return Interval(self.quantile(0.5 - level / 2), self.quantile(0.5 + level / 2))
+
+    def sample(self, sample_shape: Any = torch.Size(), seed: int = 0) -> Tensor:  # noqa: B008 - torch's signature
+        """Draws of y, (*sample_shape, B) or (*sample_shape, B, D), from an own generator."""
+        rng = torch.Generator(self._m.outputs.device).manual_seed(seed)
+        count = math.prod(sample_shape)
+        if self.kind == "classification":
+            draws = torch.multinomial(self.probs, count, replacement=True, generator=rng).T
+            return draws.reshape(*sample_shape, *self.batch_shape)
+        which = torch.randint(self.num_draws, (count, self.batch_shape[0]), generator=rng, device=rng.device)
+        rows = torch.arange(self.batch_shape[0], device=rng.device)
+        value = _component_sample(self._components, which, rows, rng)
+        if self.kind == "regression":
+            m, mean = self._m, self._standard_mean
+            value = m.loc + m.scale * (mean + m.temperature * (value - mean))
+        value = self._shape(value)
+        return value.reshape(*sample_shape, *value.shape[1:])
+
+
+_OPTIONS = ("output_variance", "joint", "temperature", "loc", "scale")
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    entropy: Tensor = -torch.special.xlogy(log_probs.exp(), log_probs.exp()).sum(-1)
+    return entropy
+
+
+def _component_cdf(components: Distribution, value: Tensor) -> Tensor:
+    """(S, B, D) distribution functions at value (B, D)."""
+    if isinstance(components, Normal):
+        below: Tensor = components.cdf(value)  # type: ignore[no-untyped-call]
+        return below
+    if isinstance(components, Poisson):
+        below = torch.special.gammaincc(value.floor().clamp_min(0) + 1, components.rate)
+        return torch.where(value >= 0, below, torch.zeros_like(below))
+    assert isinstance(components, StudentT)
+    from scipy.special import stdtr  # torch has no Student distribution function
+
+    z = (value - components.loc) / components.scale
+    result = stdtr(components.df.cpu().numpy(), z.detach().cpu().numpy())
+    return torch.as_tensor(result, dtype=value.dtype, device=value.device)
+
+
+def _component_sample(components: Distribution, which: Tensor, rows: Tensor, rng: torch.Generator) -> Tensor:
+    """One y (n, B, D) from component `which` (n, B) of every row."""
+    if isinstance(components, Poisson):
+        return torch.poisson(components.rate[which, rows], generator=rng)
+    loc, scale = components.mean[which, rows], components.stddev[which, rows]
+    noise = torch.randn(loc.shape, generator=rng, device=loc.device, dtype=loc.dtype)
+    if isinstance(components, StudentT):
+        df = components.df[which, rows]
+        gamma = torch._standard_gamma(df / 2, generator=rng)
+        return loc + components.scale[which, rows] * noise * torch.sqrt(df / 2 / gamma)
+    return loc + scale * noise

@@ -1,0 +1,9 @@
+"""Public names of the priors."""
+
+from bayesify.model.priors import Flat as Flat
+from bayesify.model.priors import Horseshoe as Horseshoe
+from bayesify.model.priors import Laplace as Laplace
+from bayesify.model.priors import Normal as Normal
+from bayesify.model.priors import Prior as Prior
+from bayesify.model.priors import StudentT as StudentT
+from bayesify.model.priors import get_prior as get_prior
