@@ -44,9 +44,7 @@ def test_calibration_errors_are_the_definition(seed, num_bins, num_examples):
     expected = binned_error(top, right, num_bins)
     assert metrics.expected_calibration_error(probs, labels, num_bins) == pytest.approx(expected, abs=1e-12)
     by_class = [binned_error(probs[:, c], (labels == c).astype(float), num_bins) for c in range(3)]
-    np.testing.assert_allclose(
-        metrics.class_wise_calibration_error(probs, labels, num_bins), by_class, atol=1e-12
-    )
+    np.testing.assert_allclose(metrics.class_wise_calibration_error(probs, labels, num_bins), by_class, atol=1e-12)
     adaptive = metrics.adaptive_calibration_error(probs, labels, num_bins)
     assert adaptive == pytest.approx(np.mean(by_class), abs=1e-12)
 
@@ -106,7 +104,7 @@ def test_equal_confidences_are_never_split():
 
 def test_more_bins_than_examples_puts_each_in_its_own():
     probs = two_class([0.7, 0.8])
-    assert metrics.expected_calibration_error(probs, [0, 1], 10**9) == pytest.approx((0.3 + 0.8) / 2)
+    assert metrics.expected_calibration_error(probs, [0, 1], 10**15) == pytest.approx((0.3 + 0.8) / 2)
 
 
 def test_certain_and_right_is_calibrated_and_certain_and_wrong_is_not():
@@ -156,9 +154,7 @@ def test_certain_predictions_have_no_noise_and_the_generator_decides():
     rng = np.random.default_rng(0)
     assert metrics.expected_calibration_error_noise(two_class(np.ones(9)), rng) == (0.0, 0.0)
     probs = calibrated_data(0, 30)[0]
-    first, second = (
-        metrics.expected_calibration_error_noise(probs, np.random.default_rng(5)) for _ in range(2)
-    )
+    first, second = (metrics.expected_calibration_error_noise(probs, np.random.default_rng(5)) for _ in range(2))
     assert first == second
 
 
@@ -213,15 +209,11 @@ def test_quantile_curve_of_an_overconfident_predictive():
     # Truth N(0, 1), predictive N(0, ½²): P(Φ(2 y) ≤ p) = Φ(Φ⁻¹(p) / 2).
     rng = np.random.default_rng(0)
     num_examples = 5000
-    curve = metrics.quantile_calibration_curve(
-        stats.norm.cdf(2 * rng.normal(size=num_examples)), level=1 - 1e-5
-    )
+    curve = metrics.quantile_calibration_curve(stats.norm.cdf(2 * rng.normal(size=num_examples)), level=1 - 1e-5)
     np.testing.assert_allclose(curve.expected, np.arange(1, 20) / 20)
     truth = stats.norm.cdf(stats.norm.ppf(curve.expected) / 2)
     assert np.all((curve.low < truth) & (truth < curve.high))
-    assert not np.all(
-        (curve.low < curve.expected) & (curve.expected < curve.high)
-    )  # the control: not calibrated
+    assert not np.all((curve.low < curve.expected) & (curve.expected < curve.high))  # the control: not calibrated
     assert np.all((curve.low < curve.observed) & (curve.observed < curve.high))
 
 

@@ -25,9 +25,7 @@ def test_total_variation_is_a_distance_blind_to_names(seed, relabelling):
     np.testing.assert_array_equal(metrics.total_variation(p, p), 0.0)
     assert np.all(distance <= metrics.total_variation(p, r) + metrics.total_variation(r, q) + 1e-12)
     assert np.all((distance >= 0) & (distance <= 1))
-    np.testing.assert_allclose(
-        metrics.total_variation(p[:, relabelling], q[:, relabelling]), distance, atol=1e-12
-    )
+    np.testing.assert_allclose(metrics.total_variation(p[:, relabelling], q[:, relabelling]), distance, atol=1e-12)
     assert metrics.agreement(p[:, relabelling], q[:, relabelling]) == metrics.agreement(p, q)
 
 

@@ -10,9 +10,7 @@ import torch
 
 from bayesify import metrics
 
-ALLOWED = {"bayesify.errors"} | {
-    f"bayesify.metrics.{file.stem}" for file in Path(metrics.__file__).parent.glob("*.py")
-}
+ALLOWED = {"bayesify.errors"} | {f"bayesify.metrics.{file.stem}" for file in Path(metrics.__file__).parent.glob("*.py")}
 
 
 def test_all_names_exist_and_nothing_public_is_left_out():
@@ -23,9 +21,7 @@ def test_all_names_exist_and_nothing_public_is_left_out():
 
 def test_importing_needs_numpy_alone():
     # `evaluate` reads a Predictive and so needs torch; arrays in, arrays out is the rule for all others.
-    files = set(Path(metrics.__file__).parent.glob("*.py")) - {
-        Path(metrics.__file__).with_name("evaluate.py")
-    }
+    files = set(Path(metrics.__file__).parent.glob("*.py")) - {Path(metrics.__file__).with_name("evaluate.py")}
     for file in sorted(files):
         for statement in ast.parse(file.read_text(encoding="utf-8")).body:
             names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
@@ -33,9 +29,7 @@ def test_importing_needs_numpy_alone():
                 names = [statement.module]
             for name in names:
                 top = name.split(".")[0]
-                assert top == "numpy" or top in sys.stdlib_module_names or name in ALLOWED, (
-                    f"{file.name}: {name}"
-                )
+                assert top == "numpy" or top in sys.stdlib_module_names or name in ALLOWED, f"{file.name}: {name}"
 
 
 @pytest.mark.parametrize("kind", [list, np.asarray, torch.tensor])

@@ -24,9 +24,7 @@ def test_detection_scores_agree_with_scikit_learn(inside, outside):
     labels = np.repeat([0, 1], [len(inside), len(outside)])
     joined = np.concatenate([inside, outside])
     assert metrics.auroc(inside, outside) == pytest.approx(sklearn.metrics.roc_auc_score(labels, joined))
-    assert metrics.aupr(inside, outside) == pytest.approx(
-        sklearn.metrics.average_precision_score(labels, joined)
-    )
+    assert metrics.aupr(inside, outside) == pytest.approx(sklearn.metrics.average_precision_score(labels, joined))
 
 
 @given(scores, scores)
@@ -61,9 +59,7 @@ def test_perfect_reversed_and_constant_scores():
     assert (metrics.auroc(high, low), metrics.fpr95(high, low)) == (0.0, 1.0)
     constant = np.zeros(40)
     assert (metrics.auroc(constant, constant), metrics.fpr95(constant, constant)) == (0.5, 1.0)
-    assert metrics.aupr(constant, np.zeros(10)) == pytest.approx(
-        0.2
-    )  # the share of out-of-distribution examples
+    assert metrics.aupr(constant, np.zeros(10)) == pytest.approx(0.2)  # the share of out-of-distribution examples
 
 
 def test_exactly_95_percent_is_enough():

@@ -126,9 +126,7 @@ def test_targets_with_several_outputs_are_scored_element_by_element():
     assert metrics.crps_gaussian_mixture(y, np.stack([y, y]), np.ones((2, 3, 2))).shape == (3, 2)
 
 
-@pytest.mark.parametrize(
-    ("y", "mean", "scale"), [(0.0, 0.0, 1.0), (3.0, 1.0, 0.5), (-2.0, 5.0, 2.0), (0.1, 0, 9)]
-)
+@pytest.mark.parametrize(("y", "mean", "scale"), [(0.0, 0.0, 1.0), (3.0, 1.0, 0.5), (-2.0, 5.0, 2.0), (0.1, 0, 9)])
 def test_crps_gaussian_is_the_integral(y, mean, scale):
     distribution = stats.norm(mean, scale)
     expected = integrated_crps(distribution.cdf, y, min(y, mean) - 12 * scale, max(y, mean) + 12 * scale)
@@ -167,9 +165,7 @@ def test_crps_moves_and_scales_with_the_target(seed, factor, offset):
         factor * metrics.crps_gaussian_mixture(y, means, scales),
         **tolerance,
     )
-    np.testing.assert_allclose(
-        metrics.crps_samples(*moved), factor * metrics.crps_samples(y, means), **tolerance
-    )
+    np.testing.assert_allclose(metrics.crps_samples(*moved), factor * metrics.crps_samples(y, means), **tolerance)
     np.testing.assert_allclose(
         metrics.crps_gaussian(*(moved[0], moved[1][0]), factor * scales[0]),
         factor * metrics.crps_gaussian(y, means[0], scales[0]),
@@ -212,7 +208,14 @@ def test_crps_samples_equals_the_double_sum(num_samples):
     pairs = np.abs(samples[:, None] - samples[None]).sum((0, 1)) / (num_samples * (num_samples - 1))
     expected = np.abs(samples - y).mean(0) - 0.5 * pairs
     np.testing.assert_allclose(metrics.crps_samples(y, samples), expected, atol=1e-13)
-    np.testing.assert_allclose(metrics.crps_samples(y + 1e9, samples + 1e9), expected, atol=1e-5)
+
+
+def test_crps_samples_loses_no_digits_to_a_common_offset():
+    rng = np.random.default_rng(0)
+    y, samples = rng.integers(-40, 40, size=7) / 4, rng.integers(-40, 40, size=(50, 7)) / 4
+    offset = 2.0**50  # quarters are still exact there, products with 49 are not
+    expected = metrics.crps_samples(y, samples)
+    np.testing.assert_allclose(metrics.crps_samples(y + offset, samples + offset), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("num_samples", [2, 5])
@@ -242,9 +245,7 @@ def test_interval_score_by_hand():
     np.testing.assert_array_equal(metrics.interval_covered(y, low, high), [1.0, 0.0, 0.0])
     assert metrics.interval_coverage(y, low, high) == pytest.approx(1 / 3)
     np.testing.assert_array_equal(metrics.interval_width(low, high), [2.0, 2.0, 2.0])
-    assert (
-        metrics.interval_coverage([1.0, 2.0], [1.0, 1.0], [3.0, 2.0]) == 1.0
-    )  # bounds belong to the interval
+    assert metrics.interval_coverage([1.0, 2.0], [1.0, 1.0], [3.0, 2.0]) == 1.0  # bounds belong to the interval
 
 
 @given(st.integers(0, 10_000), st.floats(0.05, 0.95))
@@ -314,9 +315,7 @@ def test_rounding_of_float32_and_float16_is_accepted():
     labels = rng.integers(10, size=50)
     exact = metrics.log_loss(logits.softmax(-1), labels)
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.float16, 2e-2)):
-        np.testing.assert_allclose(
-            metrics.log_loss(logits.softmax(-1).to(dtype), labels), exact, rtol=tolerance
-        )
+        np.testing.assert_allclose(metrics.log_loss(logits.softmax(-1).to(dtype), labels), exact, rtol=tolerance)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,7 @@ def test_curve_by_hand():
     curve = metrics.risk_coverage_curve([0.0, 1.0, 0.0, 1.0], [0.1, 0.9, 0.2, 0.3])
     np.testing.assert_allclose(curve.coverage, [0.25, 0.5, 0.75, 1.0])
     np.testing.assert_allclose(curve.risk, [0, 0, 1 / 3, 0.5])
-    assert metrics.area_under_risk_coverage([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.3]) == pytest.approx(
-        (1 / 3 + 0.5) / 4
-    )
+    assert metrics.area_under_risk_coverage([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.3]) == pytest.approx((1 / 3 + 0.5) / 4)
 
 
 def test_ties_give_the_expectation_over_all_orders():

@@ -33,9 +33,7 @@ def test_mutual_information_is_bounded_and_blind_to_names(seed, num_draws, relab
     information = metrics.mutual_information(draws)
     assert np.all(information >= 0)
     assert np.all(information <= min(np.log(num_draws), np.log(4)) + 1e-12)
-    np.testing.assert_allclose(
-        metrics.mutual_information(draws[::-1][..., relabelling]), information, atol=1e-12
-    )
+    np.testing.assert_allclose(metrics.mutual_information(draws[::-1][..., relabelling]), information, atol=1e-12)
 
 
 def test_known_entropies():
@@ -75,9 +73,7 @@ def test_variances_add_up_and_scale_with_the_square(seed, factor):
     second_moment = (means**2 + scales**2).mean(axis=0)
     np.testing.assert_allclose(parts.total, second_moment - means.mean(axis=0) ** 2, atol=1e-12)
     np.testing.assert_allclose(parts.total, parts.epistemic + parts.aleatoric)
-    for before, after in zip(
-        parts, metrics.variance_decomposition(factor * means + 3, factor * scales), strict=True
-    ):
+    for before, after in zip(parts, metrics.variance_decomposition(factor * means + 3, factor * scales), strict=True):
         np.testing.assert_allclose(after, factor**2 * before, rtol=1e-7, atol=1e-11)
 
 

@@ -74,9 +74,7 @@ def expected_calibration_error(probs: npt.ArrayLike, labels: npt.ArrayLike, num_
     return _binned_error(confidence, right, bins)
 
 
-def class_wise_calibration_error(
-    probs: npt.ArrayLike, labels: npt.ArrayLike, num_bins: int = 15
-) -> FloatArray:
+def class_wise_calibration_error(probs: npt.ArrayLike, labels: npt.ArrayLike, num_bins: int = 15) -> FloatArray:
     """Calibration error of each class's probability, (C,): the terms of class-wise ECE (Kull et al., 2019).
 
     Arguments and errors as for `expected_calibration_error`. The usual single number is the mean over
@@ -85,9 +83,7 @@ def class_wise_calibration_error(
     bins = positive_int(num_bins, "num_bins")
     array = as_probs(probs)
     index = as_labels(labels, *array.shape)
-    errors = [
-        _binned_error(column, (index == c).astype(np.float64), bins) for c, column in enumerate(array.T)
-    ]
+    errors = [_binned_error(column, (index == c).astype(np.float64), bins) for c, column in enumerate(array.T)]
     return np.asarray(errors)
 
 

@@ -112,9 +112,7 @@ def as_labels(labels: npt.ArrayLike, num_examples: int, num_classes: int) -> Int
     """
     array = as_array(labels, "labels", ndim=1)
     if array.size != num_examples:
-        raise DataError(
-            f"there are {array.size} labels for {num_examples} examples. Pass one label per example."
-        )
+        raise DataError(f"there are {array.size} labels for {num_examples} examples. Pass one label per example.")
     _refuse(array != np.floor(array), array, "labels", "a label is a whole number, the index of its class")
     outside = (array < 0) | (array >= num_classes)
     _refuse(outside, array, "labels", f"probs has {num_classes} classes, numbered 0 to {num_classes - 1}")

@@ -72,9 +72,7 @@ def random_blocks(num_examples: int, order: int, rng: np.random.Generator) -> In
     return rng.permutation(total)[: total // size * size].reshape(-1, size)
 
 
-def dyadic_blocks(
-    num_examples: int, rng: np.random.Generator, order: int = 10, *, num_anchors: int = 2
-) -> IntArray:
+def dyadic_blocks(num_examples: int, rng: np.random.Generator, order: int = 10, *, num_anchors: int = 2) -> IntArray:
     """Blocks of `order` examples drawn with replacement from `num_anchors` anchors each.
 
     Every example is an anchor once (those that do not fill a block are dropped), so there are

@@ -141,9 +141,7 @@ def crps_gaussian_mixture(y: npt.ArrayLike, means: npt.ArrayLike, scales: npt.Ar
     pairs = np.zeros_like(target)
     for first in range(num_components):  # one row of pairs at a time: S² B numbers at once would not fit
         rest = slice(first + 1, None)
-        difference = _expected_absolute(
-            centres[rest] - centres[first], np.hypot(spreads[rest], spreads[first])
-        )
+        difference = _expected_absolute(centres[rest] - centres[first], np.hypot(spreads[rest], spreads[first]))
         pairs += 2 * difference.sum(axis=0)
     pairs += (2 / np.sqrt(np.pi)) * spreads.sum(axis=0)  # a component with itself: E|N(0, 2 s²)| = 2 s / √π
     return _floats(np.maximum(accuracy_term - 0.5 * pairs / num_components**2, 0.0))
@@ -237,9 +235,7 @@ def _bounds(low: npt.ArrayLike, high: npt.ArrayLike) -> tuple[FloatArray, FloatA
     return lower, upper
 
 
-def _interval(
-    y: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _interval(y: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
     target, (lower, upper) = as_finite(y, "y"), _bounds(low, high)
     same_shape(y=target, low=lower, high=upper)
     return target, lower, upper

@@ -54,9 +54,7 @@ def mutual_information(probs: npt.ArrayLike) -> FloatArray:
     """
     draws = _draws(probs)
     difference = _entropy(draws.mean(axis=0)) - _entropy(draws).mean(axis=0)
-    return np.asarray(
-        np.maximum(difference, 0.0)
-    )  # entropy is concave: below 0 is rounding, of the order of 1e-16
+    return np.asarray(np.maximum(difference, 0.0))  # entropy is concave: below 0 is rounding, of the order of 1e-16
 
 
 def variance_decomposition(means: npt.ArrayLike, scales: npt.ArrayLike) -> VarianceDecomposition:
