@@ -107,8 +107,8 @@ def fit_problem(problem: Problem, method: Method, run: Run) -> Posterior:
         posterior = method.fit(problem, run)
     if not all(bool(torch.isfinite(value).all()) for value in posterior.tensors().values()):
         raise MethodError(
-            f"{describe(method)} diverged: its parameters are not finite; lower its learning rate or step size, or scale "
-            "the inputs and targets to unit variance."
+            f"{describe(method)} diverged: its parameters are not finite; lower its learning rate or step size, or "
+            "scale the inputs and targets to unit variance."
         )
     notes = dict(run.notes)
     warnings = tuple(notes.pop("warnings", ()))

@@ -1,0 +1,1 @@
+"""The comparison: plan, execute, store, analyse, report."""

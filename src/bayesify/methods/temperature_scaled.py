@@ -49,8 +49,8 @@ class TemperatureScaled(Method):
         if problem.validation is None or problem.validation.num_examples < MINIMUM_VALIDATION:
             found = 0 if problem.validation is None else problem.validation.num_examples
             raise DataError(
-                f"temperature scaling needs at least {MINIMUM_VALIDATION} held-out examples but there are {found}: pass "
-                "validation data or a larger validation fraction, or use the method without scaling."
+                f"temperature scaling needs at least {MINIMUM_VALIDATION} held-out examples, but there are {found}: "
+                "pass validation data or a larger validation fraction, or use the method without scaling."
             )
         base = self.method.fit(problem, run)
         predictive = base.predict(problem.validation.inputs)

@@ -75,8 +75,8 @@ def _columns(targets: Tensor) -> Tensor:
 def _require_outputs(outputs: Tensor, expected: int, why: str) -> None:
     if outputs.shape[-1] != expected:
         raise ModelError(
-            f"the model gives {outputs.shape[-1]} outputs per example but {why} needs {expected}: change the last layer "
-            "or choose another likelihood."
+            f"the model gives {outputs.shape[-1]} outputs per example but {why} needs {expected}: change the last "
+            "layer or choose another likelihood."
         )
 
 

@@ -132,7 +132,7 @@ class Network:
         return outputs.unsqueeze(-1) if outputs.dim() == 1 else outputs
 
     def reinitialised(self, num_particles: int, rng: torch.Generator) -> Tensor:
-        """Fresh trainable parameters (K, P): each layer's own `reset_parameters`, LeCun-uniform weights where it has none."""
+        """Fresh trainable parameters (K, P) by each layer's own `reset_parameters`; LeCun-uniform where it has none."""
         scratch = copy.deepcopy(self.module)
         draws = []
         with seeded(int(torch.randint(2**62, (), generator=rng, device=rng.device))):

@@ -1,5 +1,4 @@
-"""The probabilistic model p(y | f(x; θ)) p(θ) of one network on one data set: densities, gradients and outputs of K
-particles at once, everything metered.
+"""The probabilistic model p(y | f(x; θ)) p(θ) of one network on one data set, for K particles at once, metered.
 
 A particle's vector is θ = (network parameters, likelihood parameters), P numbers. Minibatch sums are scaled by N/B
 here and nowhere else. With temperature T the target is the tempered posterior p(θ | D)^(1/T): `log_density` and its

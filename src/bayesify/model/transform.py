@@ -37,8 +37,8 @@ def _with_fixed_dropout(module: nn.Module, rate: float) -> nn.Module:
     activations = [name for name, owner in module.named_modules() if isinstance(owner, ACTIVATIONS)]
     if not activations:
         raise ModelError(
-            "mc_dropout found neither dropout layers nor activation modules to add dropout after: put nn.Dropout into the "
-            "model, or use activation modules (nn.ReLU()) instead of functions."
+            "mc_dropout found neither dropout layers nor activation modules to add dropout after: put nn.Dropout into "
+            "the model, or use activation modules (nn.ReLU()) instead of functions."
         )
     for name in activations:
         module = _replaced(module, name, nn.Sequential(module.get_submodule(name), FixedDropout(rate)))

@@ -1,6 +1,7 @@
 """A multilayer perceptron, sized to the data."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -13,7 +14,7 @@ def mlp(num_inputs: int, num_outputs: int, hidden: Sequence[int] = NARROW) -> nn
     """Linear layers with ReLU between: `num_inputs` → hidden → `num_outputs`."""
     sizes = [num_inputs, *hidden]
     layers: list[nn.Module] = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], num_outputs))
 

@@ -105,8 +105,8 @@ def _network(path: Path, model: nn.Module, header: dict[str, Any], frozen: dict[
         if own.get(name) != shape:
             found = f"has shape {own[name]} there" if name in own else "does not exist there"
             raise SaveError(
-                f"{path} was saved from another architecture: its parameter {name!r} of shape {shape} {found}: pass the "
-                "model it was fitted with."
+                f"{path} was saved from another architecture: its parameter {name!r} of shape {shape} {found}: pass "
+                "the model it was fitted with."
             )
     inferred = {name for name, _ in saved}
     trainable = {name for name, p in module.named_parameters() if p.requires_grad}
