@@ -44,6 +44,8 @@ class MethodInfo:
     """In words: how the result differs from the posterior, where it does."""
     uses_validation: bool = False
     """Whether held-out data are used for early stopping or calibration; otherwise everything is trained on."""
+    post_hoc: bool = False
+    """Whether it describes the neighbourhood of a mode found before, so that a pretrained model is fitted at once."""
     search_space: dict[str, Range] = dataclasses.field(default_factory=dict)
 
 
@@ -65,6 +67,15 @@ class Method(ABC):
     def uses_validation(self) -> bool:
         """Whether `fit` sets held-out data aside."""
         return self.info.uses_validation
+
+    @property
+    def is_post_hoc(self) -> bool:
+        """Whether `fit` on a pretrained problem trains nothing; combinators answer for what they hold."""
+        return self.info.post_hoc
+
+    def post_hoc_cost(self, problem: Problem) -> float:
+        """Gradient evaluations that a post-hoc method needs once the mode is known: by default one per example."""
+        return float(problem.num_examples)
 
     def memory(self, problem: Problem) -> float:
         """Predicted peak bytes beyond the data and the model: by default eight vectors per particle."""
