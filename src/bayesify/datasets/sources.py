@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import socket
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -171,9 +173,9 @@ def _from_arrays(chosen: Entry, path: Path) -> Table:
     import pandas as pd
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             arrays = dict(archive)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{str(path)!r} cannot be read ({error}): get the file again.") from error
     parts = [key.removeprefix("X") for key in ("X", "X_train", "X_valid") if key in arrays]
     features = np.concatenate([arrays[f"X{part}"] for part in parts])
@@ -204,10 +206,9 @@ def _with_splits(chosen: Entry, frame: "pd.DataFrame", target: str) -> Table:
 
 
 def _from_openml(chosen: Entry) -> Table:
-    import pandas as pd
-
-    path = cache_file(chosen)
-    frame = pd.read_parquet(path) if path.exists() else _download(chosen, path)
+    frame = _cached(cache_file(chosen))
+    if frame is None:
+        frame = _download(chosen, cache_file(chosen))
     target = str(frame.columns[-1])
     if not chosen.splits:
         return Table(chosen.name, frame, target, chosen.kind)
@@ -218,6 +219,16 @@ def _from_openml(chosen: Entry) -> Table:
         count = 5 if chosen.name == "protein" else STANDARD_SPLITS
         return _with_tests(chosen, frame, list(standard_tests(len(frame), count)))
     return _with_splits(chosen, frame, target)
+
+
+def _cached(path: Path) -> "pd.DataFrame | None":
+    """The kept download; None where there is none or it cannot be read (then it is fetched anew)."""
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError):  # pyarrow's errors are ValueErrors
+        return None
 
 
 def _download(chosen: Entry, path: Path) -> "pd.DataFrame":

@@ -144,11 +144,12 @@ def _read_parquet(path: Path, content: bytes) -> "pd.DataFrame":
     if not content:
         raise DataError(f"{path.name!r} is empty (0 bytes): export the data again.")
     try:
-        table = pq.read_table(io.BytesIO(content))
+        file = pq.ParquetFile(io.BytesIO(content))
+        _check_names(path, file.schema_arrow.names)
+        table = file.read()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path.name!r} is not a Parquet file or is damaged ({reason}): export it again.") from error
-    _check_names(path, table.schema.names)
     if table.num_rows == 0:
         raise DataError(f"{path.name!r} has columns but no row: nothing can be learned from it. Export the data again.")
     frame = table.to_pandas()

@@ -50,6 +50,10 @@ def read_target(column: "pd.Series", kind: str | None, whose: str = "asked") -> 
     notes = []
     if not len(present):
         raise DataError(f"The target {name!r} has no value in any row: choose another target column.")
+    if len(present) < MIN_ROWS:
+        raise DataError(
+            f"Only {rows_text(len(present))} with a value of {name!r}; at least {MIN_ROWS} are needed: add rows."
+        )
     if len(present) < len(column):
         notes.append(f"{rows_text(len(column) - len(present))} without a value of {name!r} left out.")
     _check_learnable(present, name)
@@ -59,8 +63,6 @@ def read_target(column: "pd.Series", kind: str | None, whose: str = "asked") -> 
     else:
         values, classes = _classes(present, name, chosen)
         chosen = chosen if chosen == "multiclass" else ("binary" if len(classes) == 2 else "multiclass")
-    if len(values) < MIN_ROWS:
-        raise DataError(f"Only {rows_text(len(values))} with a target; at least {MIN_ROWS} are needed: add rows.")
     override = "" if kind else "; say kind= to override"
     notes.insert(0, f"{name!r} is taken as {_in_words(chosen, classes)} ({reason}{override}).")
     return Target(values, chosen, classes, kept, tuple(notes))  # type: ignore[arg-type]
@@ -135,9 +137,9 @@ def _classes(present: "pd.Series", name: str, kind: str) -> tuple[np.ndarray, tu
         raise DataError(f"The target {name!r} has {len(labels)} classes, not 2: use kind='multiclass'.")
     single = [label for label, count in zip(labels, counts, strict=True) if count == 1]
     if single:
-        what = "class of one row cannot" if len(single) == 1 else "classes of one row each cannot"
+        what = "a class of one row cannot" if len(single) == 1 else "classes of one row each cannot"
         raise DataError(
-            f"The target {name!r} has {quoted(single)}: a {what} be in both training and test data; "
+            f"The target {name!r} has {quoted(single)}: {what} be in both training and test data; "
             "remove such rows, merge the classes, or use kind='regression' if it is a quantity."
         )
     return indices.astype(np.int64), labels

@@ -92,7 +92,7 @@ def build_task(table: Table, target: str | None = None, kind: str | None = None,
         notes += (f"Not used as features, because they give the target away: {', '.join(map(repr, leaking))}.",)
     return Task(
         name=table.name,
-        features=screened.features,
+        features=screened.features.copy(),  # one block per type: thousands of single columns are slow
         target=answer.values,
         kind=answer.kind,
         classes=answer.classes,
