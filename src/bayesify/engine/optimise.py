@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bayesify.engine.budget import FORWARD_COST
 from bayesify.engine.run import Run
 from bayesify.model.network import Mode
 from bayesify.model.problem import Problem
@@ -18,6 +19,15 @@ from bayesify.model.problem import Problem
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Kingma & Ba's defaults
 VALIDATIONS = 20
 """How often validation is measured in one run: often enough to catch the minimum, cheap beside the gradients."""
+
+
+class Moments(NamedTuple):
+    """What Adam's own update needs."""
+
+    theta: Tensor  # (K, P)
+    first: Tensor  # (K, P) running mean of gradients
+    second: Tensor  # (K, P) running mean of squared gradients
+    steps: Tensor  # ()
 
 
 class State(NamedTuple):
@@ -54,13 +64,18 @@ def init(theta: Tensor) -> State:
 
 def step(state: State, gradient: Tensor, learning_rate: float) -> State:
     """One Adam ascent step along the gradient (K, P) of the log posterior per example."""
-    steps = state.steps + 1
+    moved = adam(Moments(state.theta, state.first, state.second, state.steps), gradient, learning_rate)
+    return state._replace(**moved._asdict())
+
+
+def adam(moments: Moments, gradient: Tensor, learning_rate: float) -> Moments:
+    """Adam's update alone, along an ascent direction (K, P)."""
+    steps = moments.steps + 1
     t = float(steps)
-    first = torch.lerp(gradient, state.first, BETA_1)
-    second = torch.lerp(gradient.square(), state.second, BETA_2)
+    first = torch.lerp(gradient, moments.first, BETA_1)
+    second = torch.lerp(gradient.square(), moments.second, BETA_2)
     size = learning_rate * math.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
-    theta = state.theta + size * first / (second.sqrt() + EPSILON)
-    return state._replace(theta=theta, first=first, second=second, steps=steps)
+    return Moments(moments.theta + size * first / (second.sqrt() + EPSILON), first, second, steps)
 
 
 def cosine(fraction: float, learning_rate: float, final_fraction: float) -> float:
@@ -80,7 +95,11 @@ def optimise(problem: Problem, run: Run, theta: Tensor, schedule: Schedule) -> T
         return _result(problem, state)
     num_particles = len(theta)
     mode = Mode.PREDICT if problem.pretrained else Mode.TRAIN
-    for batch in run.batches(problem.data, schedule.batch_size, num_particles, independent=num_particles > 1):
+    reserve = _validation_cost(problem, num_particles)
+    batches = run.batches(
+        problem.data, schedule.batch_size, num_particles, independent=num_particles > 1, reserve=reserve
+    )
+    for batch in batches:
         rate = cosine(run.fraction, schedule.learning_rate, schedule.final_fraction)
         gradient = problem.gradient(state.theta, batch, mode).gradient
         state = step(state, gradient * (problem.temperature / problem.num_examples), rate)
@@ -97,6 +116,13 @@ def optimise(problem: Problem, run: Run, theta: Tensor, schedule: Schedule) -> T
 
 def _result(problem: Problem, state: State) -> Tensor:
     return state.theta if problem.validation is None else state.best_theta
+
+
+def _validation_cost(problem: Problem, num_particles: int) -> float:
+    if problem.validation is None:
+        return 0.0
+    forward = FORWARD_COST * problem.validation.num_examples * num_particles
+    return forward + problem.statistics_cost(num_particles)
 
 
 def _validate(problem: Problem, state: State) -> State:

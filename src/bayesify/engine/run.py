@@ -94,9 +94,17 @@ class Run:
         """Whether `cost` more gradient evaluations fit (with a millionth to spare for rounding)."""
         return cost <= self.remaining * (1 + 1e-6)
 
-    def phase(self, name: str, share: float = 1.0, *, cost: float | None = None) -> "Run":
-        """A part of this run with `share` of what remains (or `cost` gradient evaluations) to spend."""
-        limit = self.remaining * share if cost is None else min(cost, self.remaining)
+    def phase(self, name: str, share: float = 1.0, *, cost: float | None = None, reserve: float = 0.0) -> "Run":
+        """A part of this run with `share` of what remains (or `cost` gradient evaluations) to spend.
+
+        Args:
+            name: names the phase's random stream and checkpoint.
+            share: of what remains, in [0, 1].
+            cost: gradient evaluations; takes the place of `share`.
+            reserve: gradient evaluations that are put aside before sharing, for what comes after.
+        """
+        available = max(0.0, self.remaining - reserve)
+        limit = available * share if cost is None else min(cost, available)
         seconds = None
         if self._seconds is not None:
             seconds = max(1e-3, self._seconds - (self.meter.seconds - self._start_seconds)) * share
@@ -118,7 +126,9 @@ class Run:
 
     # ---- batches -------------------------------------------------------------------------------------------------
 
-    def batches(self, data: Data, batch_size: int, num_particles: int, *, independent: bool = False) -> Iterator[Batch]:
+    def batches(
+        self, data: Data, batch_size: int, num_particles: int, *, independent: bool = False, reserve: float = 0.0
+    ) -> Iterator[Batch]:
         """Minibatches until the phase's budget is spent; a batch as large as the data is the data.
 
         An epoch is a fresh permutation cut into whole batches; the remainder (fewer than B random rows) is left out.
@@ -128,6 +138,7 @@ class Run:
             batch_size: B.
             num_particles: K, how many particles each batch is evaluated for: what it costs.
             independent: every particle gets its own order of the data.
+            reserve: gradient evaluations to leave for what comes after the loop.
 
         Raises:
             BudgetError: not even one batch can be afforded.
@@ -135,14 +146,14 @@ class Run:
         batch_size = min(batch_size, data.num_examples)
         per_epoch = data.num_examples // batch_size
         cost = batch_size * num_particles
-        if self._step == 0 and not self.affords(cost):
+        if self._step == 0 and not self.affords(cost + reserve):
             raise BudgetError(
                 f"the budget leaves {self.remaining:.0f} gradient evaluations for '{self.name}' but one step of "
                 f"{num_particles} particles on {batch_size} examples costs {cost}: raise the budget or lower "
                 "batch_size or the number of particles."
             )
         order, epoch = None, -1
-        while self.affords(cost):
+        while self.affords(cost + reserve):
             if batch_size == data.num_examples:
                 batch = Batch(data)
             else:

@@ -21,6 +21,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from bayesify.engine.rng import seeded
+
 TRACE_AFTER = 3
 """A shape is traced when it comes the third time: tracing costs about as much as 20 eager calls."""
 
@@ -146,7 +148,8 @@ class Vectorised:
             return batched(theta, *pytree.tree_unflatten(list(leaves), spec))
 
         try:
-            graph = make_fx(flat, tracing_mode="real")(theta, *leaves)
+            with seeded(0):  # tracing runs the function once: dropout must not advance the caller's stream
+                graph = make_fx(flat, tracing_mode="real")(theta, *leaves)
         except RuntimeError as error:
             if self._way == Way.TRACED or not _is_refusal(error):
                 raise

@@ -37,29 +37,39 @@ class Mode(StrEnum):
 class FixedDropout(nn.Module):
     """Dropout whose mask is a buffer shared by all examples, so that one particle is one consistent function.
 
-    The mask covers features (the last dimension) or channels (dimension 1), never positions: its size is known only
-    when the first activations pass, so the module starts with an empty mask, which drops nothing.
+    The mask covers features (the last dimension) or channels (dimension 1), never positions: a draw of the weights
+    is the same at every position (Gal & Ghahramani 2016, "A theoretically grounded application of dropout in recurrent
+    networks"). Training draws masks of the same form, one per example. The size is known only when the first
+    activations pass, so the module starts with an empty mask, which drops nothing; one that is called with several
+    sizes uses the first entries of one mask.
     """
 
     mask: Tensor
 
     def __init__(self, rate: float, *, channels: bool = False) -> None:
         nn.Module.__init__(self)
-        self.rate = rate
+        self.p = rate  # the name that nn.Dropout gives it, for modules that ask theirs
         self.feature_dim = 1 if channels else -1
         self.num_features = 0
         self.register_buffer("mask", torch.ones(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ..., features) → the same shape; independent masks in training, the stored mask otherwise."""
+        """(B, ..., features) → the same shape; one mask per example in training, the stored mask otherwise."""
+        size = x.shape[self.feature_dim]
+        shape = [1] * x.dim()
+        shape[self.feature_dim] = size
         if self.training:
-            return nn.functional.dropout(x, self.rate, training=True)
-        self.num_features = x.shape[self.feature_dim]
+            shape[0] = x.shape[0]
+            return x * nn.functional.dropout(x.new_ones(shape), self.p, training=True)
+        self.num_features = max(self.num_features, size)
         if self.mask.shape[-1] == 0:
             return x
-        shape = [1] * x.dim()
-        shape[self.feature_dim] = -1
-        return x * self.mask.reshape(shape)
+        if size > self.mask.shape[-1]:
+            raise ModelError(
+                f"a dropout layer meets {size} features but its masks were drawn for {self.mask.shape[-1]}: with "
+                "mc_dropout, inputs at prediction must not be longer than those in training."
+            )
+        return x * self.mask[..., :size].reshape(shape)
 
 
 class Network:
@@ -183,6 +193,9 @@ class Network:
 
 def _reset(module: nn.Module) -> None:
     for owner in module.modules():
+        if isinstance(owner, nn.modules.batchnorm._NormBase):
+            _reset_normalisation(owner)
+            continue
         reset = getattr(owner, "reset_parameters", None)
         if callable(reset):
             reset()
@@ -191,6 +204,13 @@ def _reset(module: nn.Module) -> None:
             if parameter.requires_grad and parameter.dim() >= 2:
                 bound = math.sqrt(3.0 / math.prod(parameter.shape[1:]))
                 nn.init.uniform_(parameter, -bound, bound)
+
+
+def _reset_normalisation(owner: nn.modules.batchnorm._NormBase) -> None:
+    # Its own reset_parameters() would also reset the step counter, which was taken away.
+    if owner.affine:
+        nn.init.ones_(owner.weight)
+        nn.init.zeros_(owner.bias)
 
 
 def _forget_tracking(module: nn.Module) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bayesify.errors import ModelError
 
-_NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 class Slot(NamedTuple):
@@ -92,7 +92,7 @@ class Layout:
 
 
 def _role(leaf: str, parameter: Tensor, owner: nn.Module) -> str:
-    if isinstance(owner, _NORMALISATIONS):
+    if isinstance(owner, NORMALISATIONS):
         return "bias" if leaf == "bias" else "scale"
     if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
         return "embedding"

@@ -5,6 +5,7 @@ here and nowhere else. With temperature T the target is the tempered posterior p
 gradient are divided by T here and nowhere else.
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesify.data import Data
-from bayesify.engine.budget import Meter
+from bayesify.engine.budget import FORWARD_COST, Meter
 from bayesify.engine.vectorise import Vectorised, Way
 from bayesify.errors import ModelError
 from bayesify.model.likelihoods import Likelihood
@@ -56,6 +57,7 @@ class Problem:
         meter: Meter | None = None,
         way: Way = Way.AUTO,
         pretrained: bool = False,
+        likelihood_start: Tensor | None = None,
     ) -> None:
         self.model = Model(network, likelihood, way)
         self.network = network
@@ -67,6 +69,9 @@ class Problem:
         self.pretrained = pretrained
         self.data = self.place(data)
         self.validation = None if validation is None else self.place(validation)
+        own = likelihood.initial_parameters() if likelihood_start is None else likelihood_start
+        self.likelihood_start = own.to(network.initial)
+        """Where the likelihood's own parameters start, (L,)."""
         self.prior: BoundPrior = prior.bind(network.layout, likelihood.num_parameters, network.initial)
         self._gradients = {m: Vectorised(partial(self._one_likelihood, m), gradient=True, way=way) for m in Mode}
         self._likelihoods = {m: Vectorised(partial(self._one_likelihood, m), gradient=False, way=way) for m in Mode}
@@ -95,7 +100,7 @@ class Problem:
         return data._replace(targets=self.likelihood.prepare(data.targets, self.network.dtype))
 
     def with_changes(self, **changes: Any) -> "Problem":
-        """A copy with other network, prior, data, validation, temperature or pretrained flag; the meter is shared."""
+        """A copy with other network, prior, data, validation, temperature, starting point; the meter is shared."""
         own: dict[str, Any] = {
             "network": self.network,
             "likelihood": self.likelihood,
@@ -106,6 +111,7 @@ class Problem:
             "meter": self.meter,
             "way": self.way,
             "pretrained": self.pretrained,
+            "likelihood_start": self.likelihood_start,
         }
         own.update(changes)
         return Problem(own.pop("network"), own.pop("likelihood"), own.pop("prior"), own.pop("data"), **own)
@@ -114,17 +120,15 @@ class Problem:
 
     def initial(self) -> Tensor:
         """The module's current weights and the likelihood's starting values, (P,)."""
-        own = self.likelihood.initial_parameters().to(self.network.initial)
-        return torch.cat([self.network.initial, own])
+        return torch.cat([self.network.initial, self.likelihood_start])
 
     def random(self, num_particles: int, rng: torch.Generator) -> Tensor:
         """Fresh weights from the layers' own initialisers, (K, P).
 
         Independent of the prior, so that a heavy-tailed or wide prior does not make training start from noise.
         """
-        own = self.likelihood.initial_parameters().to(self.network.initial)
         fresh = self.network.reinitialised(num_particles, rng)
-        return torch.cat([fresh, own.expand(num_particles, -1)], dim=-1)
+        return torch.cat([fresh, self.likelihood_start.expand(num_particles, -1)], dim=-1)
 
     def start(self, num_particles: int, rng: torch.Generator) -> Tensor:
         """Where training starts, (K, P): the given weights if the model is pretrained, fresh ones otherwise."""
@@ -179,6 +183,12 @@ class Problem:
         """Outputs of K particles, (K, B, C), without gradients; counted as forward passes."""
         return self.model.outputs(theta, inputs, buffers, self.meter)
 
+    def statistics_cost(self, num_particles: int) -> float:
+        """Gradient evaluations that `buffers` will take."""
+        if not self.network.running or self.pretrained:
+            return 0.0
+        return FORWARD_COST * self.num_examples * num_particles
+
     def buffers(self, theta: Tensor) -> Buffers:
         """Buffers of finished particles: running statistics estimated by one pass over the training data.
 
@@ -190,7 +200,10 @@ class Problem:
             return own
         parts = []
         with torch.no_grad():
-            for chunk in self.data.chunks(self.model.rows_at_once(len(theta))):
+            pieces = math.ceil(self.num_examples / self.model.rows_at_once(len(theta)))
+            # Pieces of equal size (but one row): a last batch of a few rows would weigh as much as the others.
+            for rows in torch.arange(self.num_examples, device=theta.device).tensor_split(pieces):
+                chunk = self.data.select(rows)
                 part, flops = self._statistics((0, None), self.model.split(theta)[0], own, chunk.inputs)
                 self.meter.forward(chunk.num_examples * len(theta), flops)
                 parts.append(part)
