@@ -112,6 +112,13 @@ def test_contracts_refuse(file: str, line: str, tmp_path: Path) -> None:
     assert "BROKEN" in result.stdout, result.stdout + result.stderr
 
 
+def printed_by(program: str) -> str:
+    """What a fresh interpreter prints."""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
 def test_import_is_light() -> None:
     heavy = ["altair", "duckdb", "mapie", "matplotlib", "optuna", "pandas", "pyarrow", "ray", "scipy.stats"]
     heavy += ["skrub", "sklearn", "transformers"]
@@ -119,5 +126,18 @@ def test_import_is_light() -> None:
         "import torch, sys; before = set(sys.modules); import bayesify;"
         f"print(*[name for name in {heavy} if name in set(sys.modules) - before])"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert not result.stdout.strip(), f"`import bayesify` loads {result.stdout.strip()}: import it where it is used"
+    assert not (loaded := printed_by(program)), f"`import bayesify` loads {loaded}: import it where it is used"
+
+
+def test_public_functions_survive_the_import_of_their_modules() -> None:
+    # Importing a submodule binds its name in the package: a function of that name is then gone.
+    program = """
+import importlib, pkgutil
+import bayesify as bay
+for module in pkgutil.iter_modules(bay.__path__):
+    if module.name != "__main__":
+        importlib.import_module(f"bayesify.{module.name}")
+functions = {"fit", "estimate", "evaluate", "load", "compare"} & set(bay.__all__)
+print(*sorted(name for name in functions if not callable(getattr(bay, name))))
+"""
+    assert not (hidden := printed_by(program)), f"bay.{hidden} is hidden by the module of that name"
