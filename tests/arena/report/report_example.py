@@ -14,6 +14,7 @@ import numpy as np
 
 CONTROL = "deep_ensemble+temperature"
 BUDGET = 4_860_000
+JOINTLY = 2.77  # standard errors that 9 intervals need to hold together with probability 95%
 
 # name, label, family, exactness, role, gain per example, spread, cost multiple, seconds, prediction seconds
 FIELD: list[tuple[str, str, str, str, str, float, float, float, float, float]] = [
@@ -26,7 +27,7 @@ FIELD: list[tuple[str, str, str, str, str, float, float, float, float, float]] =
     ("multi(swag,5)", "Multi(SWAG, 5)", "trajectory", "approximate", "", 0.021, 0.0062, 1.0, 34.0, 0.3041),
     ("laplace", "Laplace (kron)", "laplace", "approximate", "", -0.031, 0.019, 0.38, 14.9, 0.0244),
     ("subset(laplace)", "Last-layer Laplace (full)", "laplace", "approximate", "", -0.026, 0.018, 0.36, 12.2, 0.0067),
-    ("multi(laplace,5)", "Multi(Laplace, 5)", "laplace", "approximate", "", 0.0011, 0.0042, 1.0, 38.1, 0.1224),
+    ("multi(laplace,5)", "Multi(Laplace, 5)", "laplace", "approximate", "", 0.0011, 0.0030, 1.0, 38.1, 0.1224),
     ("ivon", "IVON", "variational", "approximate", "", 0.004, 0.013, 1.0, 35.2, 0.0689),
     ("multi(ivon,5)", "Multi(IVON, 5)", "variational", "approximate", "", 0.016, 0.0075, 1.0, 36.9, 0.3377),
     ("hmc", "HMC", "mcmc", "asymptotically exact", "", 0.034, 0.0101, 1.0, 61.5, 0.7110),
@@ -152,7 +153,7 @@ def _method(row: tuple[Any, ...], kind: str, rng: np.random.Generator) -> dict[s
     name, label, family, exactness, role, gain, spread, cost, seconds, predict = row
     base = 2.93 if kind == "regression" else 0.148
     per_split = base - gain + 0.05 * rng.standard_normal(5) * (1 if kind == "regression" else 0.2)
-    low, high = gain - 1.96 * spread, gain + 1.96 * spread
+    low, high = gain - JOINTLY * spread, gain + JOINTLY * spread
     p_value = math.erfc(abs(gain) / max(spread, 1e-9) / math.sqrt(2))
     p_adjusted = min(1.0, 8 * p_value)
     verdict = _verdict(low, high, p_adjusted, role)
@@ -170,7 +171,7 @@ def _method(row: tuple[Any, ...], kind: str, rng: np.random.Generator) -> dict[s
         "difference": None if role == "control" else {"metric": "nll", "estimate": gain, "low": low, "high": high},
         "p_value": None if role == "control" else p_value,
         "p_adjusted": None if role == "control" else p_adjusted,
-        "minimum_detectable": None if role == "control" else 2.8 * spread,
+        "minimum_detectable": None if role == "control" else (JOINTLY + 0.84) * spread,
         "verdict": verdict,
         "verdict_sentence": f"{label} is {verdict}: {gain:+.3f} nats [{low:.3f}, {high:.3f}]",
         "spent": {
@@ -191,9 +192,11 @@ def _method(row: tuple[Any, ...], kind: str, rng: np.random.Generator) -> dict[s
 def _verdict(low: float, high: float, p_adjusted: float, role: str) -> str:
     if role == "control":
         return "control"
+    if low > -0.01 and high < 0.01:
+        return "equivalent"
     if p_adjusted < 0.05:
         return "better" if low > 0 else "worse"
-    return "equivalent" if low > -0.01 and high < 0.01 else "undecided"
+    return "undecided"
 
 
 def _scores(nll: float, gain: float, kind: str, rng: np.random.Generator) -> dict[str, float]:

@@ -149,7 +149,7 @@ def test_tooltip(visit: Callable[..., Any]) -> None:
         f"{point}.dispatchEvent(new PointerEvent('pointerover', {{bubbles: true, clientX: 600, clientY: 500}}))"
     )
     tip = "return document.getElementById('tip').textContent"
-    assert browser.execute_script(tip) == "HMC: +0.034 [0.014, 0.054], better"
+    assert browser.execute_script(tip) == "HMC: +0.034 [0.006, 0.062], better"
     assert browser.execute_script("return document.getElementById('tip').hidden") is False
 
 

@@ -243,10 +243,12 @@ def test_one_diverged_method_does_not_squeeze_the_rest(examples: ModuleType) -> 
     result = examples.example()
     result["methods"][-1]["difference"].update(estimate=-9.4, low=-14.0, high=-4.9)
     result["methods"][-1]["scores"]["nll"] = math.inf
+    result["methods"][1]["difference"].update(estimate=-math.inf, low=-math.inf, high=-math.inf)
     html = render_html(result)
     assert "Arrows at the edge" in html
     assert "−9.400 [−14.000, −4.900]" in html
-    assert "∞" in html
+    assert "−∞ [−∞, −∞]" in html
+    assert html.split('class="wide">')[1].split("</svg>")[0].count("◀") == 2
     points = re.findall(
         r'aria-label="Multi[^"]*" role="graphics-symbol" aria-roledescription="point" transform="translate\(([\d.]+),',
         html.split('class="wide">')[1].split("</svg>")[0],

@@ -1,5 +1,6 @@
 """The forest plot: every method's difference to the control, its interval, and the band of equivalence."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -95,15 +96,16 @@ def _shown(view: ReportView) -> _Range:
     """What the axis shows: all intervals where that is sensible, zero, and the band of equivalence."""
     differences = _differences(view)
     margin = view.margin or 0.0
-    reaches = sorted(max(abs(d.low), abs(d.high)) for d in differences)
+    reaches = sorted(reach for d in differences if math.isfinite(reach := max(abs(d.low), abs(d.high))))
     if not reaches:
-        return _Range(-1.0, 1.0)
+        return _Range(-(2 * margin or 1.0), 2 * margin or 1.0)
     cut = _CUT * max(reaches[len(reaches) // 2], 2 * margin)
     left = min(max(-d.low for d in differences), cut)
     right = min(max(d.high for d in differences), cut)
     widest = max(left, right, 1.5 * margin) or 1.0
     # Neither side vanishes, or the words above them would overlap.
-    return _Range(*(sign * 1.06 * max(side, 0.45 * widest, 1.5 * margin) for sign, side in ((-1, left), (1, right))))
+    least = max(0.45 * widest, 1.5 * margin)
+    return _Range(-1.06 * max(left, least), 1.06 * max(right, least))
 
 
 def _row(view: ReportView, index: int, method: MethodView, shown: _Range, narrow: bool) -> dict[str, Any]:

@@ -98,8 +98,6 @@ def caveats(view: ReportView) -> list[str]:
         notes.append(
             "Other work ran beside these runs: seconds are not comparable between methods; gradient evaluations are."
         )
-    if whole(view.task, "splits") == 1:
-        notes.append("There is only one split: the intervals do not cover how results vary between splits.")
     return list(dict.fromkeys(note if note.endswith((".", "!", "?")) else f"{note}." for note in notes))
 
 
@@ -110,26 +108,21 @@ def remarks(view: ReportView) -> list[Remarks]:
 
 def definitions(view: ReportView) -> list[Fact]:
     """What the four verdicts mean here."""
-    percent = f"{100 * view.level:g}%"
     margin = "" if view.margin is None else f" of ±{wording.fixed(view.margin, wording.decimals_for([view.margin], 1))}"
+    chance = f"p, adjusted for the number of methods compared, is at most {1 - view.level:.3g}"
     return [
-        Fact(
-            "better",
-            "the difference is above zero by more than chance explains, after correction for the number of methods"
-            f" compared with the control: its {percent} interval lies above zero and the adjusted p is below"
-            f" {1 - view.level:.3g}.",
-        ),
+        Fact("better", f"it scored better than the control by more than chance explains: {chance}."),
         Fact(
             "equivalent",
-            f"the interval lies inside the margin{margin}: whatever difference there is, it is too small to matter."
-            " This is a finding, not a failure to find one.",
+            f"the whole interval lies inside the margin{margin}: whatever the difference is, zero or not, it is too"
+            " small to matter. This is a finding, not a failure to find one.",
         ),
         Fact(
             "undecided",
-            "none of the other three can be said: these data allow differences that matter and also none. More"
-            " splits or more test data could tell.",
+            "the data cannot tell. That is not “no difference”: more splits or more data might show one, or show that"
+            " there is none.",
         ),
-        Fact("worse", "the difference is below zero by more than chance explains, after the same correction."),
+        Fact("worse", f"it scored worse than the control by more than chance explains: {chance}."),
     ]
 
 

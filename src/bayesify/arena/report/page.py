@@ -64,6 +64,8 @@ def _content(view: ReportView) -> dict[str, Any]:
         "environment": notes.environment(view),
         "command": text(view.environment, "command"),
         "version": text(view.environment, "bayesify"),
+        "level": wording.share(view.level),
+        "error_rate": wording.share(1 - view.level),
         "verdicts": VERDICTS,
         "symbols": SYMBOLS,
     }

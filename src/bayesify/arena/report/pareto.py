@@ -153,7 +153,8 @@ def _layers(
         .mark_line(interpolate="step-after", color=MUTED, strokeWidth=1.25, strokeDash=[3, 3], aria=False)
         .encode(x=x, y=y)
     )
-    marks = alt.Chart(drawing.values([_row(view, cost, point, plane) for point in points]))
+    on_top = sorted(points, key=lambda point: point.method.is_control)  # what is drawn last is seen
+    marks = alt.Chart(drawing.values([_row(view, cost, point, plane) for point in on_top]))
     return [line, drawing.verdict_points(marks, x, y, size=70), *_labels(view, points, unbeaten, plane)]
 
 

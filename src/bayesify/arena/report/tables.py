@@ -61,12 +61,11 @@ def scores(view: ReportView) -> Table:
     """Verdict, difference to the control and every score."""
     decimals = difference_decimals(view)
     names = score_names(view)
-    percent = f"{100 * view.level:g}%"
     columns = [
         Column("Verdict"),
-        Column("Difference", f"to the control, with its {percent} interval; positive is better"),
+        Column("Difference", f"to the control, with its {wording.share(view.level)} interval; positive is better"),
         Column("p", "two-sided, adjusted for the number of methods compared"),
-        Column("Detectable", "smallest true difference that this comparison would probably have found"),
+        Column("Detectable", "the true difference that this comparison would have found four times out of five"),
         *(Column(wording.metric(name).label, _meaning(name)) for name in names),
     ]
     # Scores that are compared show as many digits as their differences.

@@ -21,11 +21,13 @@ KINDS = {
     "multiclass": "multi-class classification",
 }
 _SEEDS_NAMED = 4  # more than that are only counted
-_ORDER_WITHOUT_DIFFERENCE = math.inf
 
 
 class Difference(NamedTuple):
-    """Score difference to the control with its interval; positive is better than the control."""
+    """Score difference to the control with its interval; positive is better than the control.
+
+    Infinite where a method gave an observed outcome probability zero.
+    """
 
     metric: str
     estimate: float
@@ -185,9 +187,9 @@ def read(raw: Plain) -> ReportView:
     )
 
 
-def _rank(method: MethodView) -> tuple[bool, float, str]:
-    estimate = -method.difference.estimate if method.difference else _ORDER_WITHOUT_DIFFERENCE
-    return (not method.is_control, estimate, method.label)
+def _rank(method: MethodView) -> tuple[bool, bool, float, str]:
+    worse_by = -method.difference.estimate if method.difference else 0.0
+    return (not method.is_control, method.difference is None, worse_by, method.label)
 
 
 def _method(row: Plain, control: str) -> MethodView:
@@ -228,7 +230,7 @@ def _verdict(value: object) -> Verdict | None:
 
 
 def _difference(row: Plain) -> Difference | None:
-    estimate, low, high = (_finite(number(row, key)) for key in ("estimate", "low", "high"))
+    estimate, low, high = (number(row, key) for key in ("estimate", "low", "high"))
     if estimate is None:
         return None
     return Difference(

@@ -96,6 +96,11 @@ def percent(value: float | None, decimals: int = 0) -> str:
     return NOTHING if value is None else f"{fixed(100 * value, decimals)}%"
 
 
+def share(value: float) -> str:
+    """A round percentage, as levels are: ``95%``, ``99.5%``."""
+    return f"{100 * value:.4g}%"
+
+
 def p_value(value: float | None) -> str:
     """``0.034``; ``< 0.001`` below that."""
     if value is None:
