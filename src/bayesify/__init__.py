@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from bayesify import metrics as metrics
     from bayesify import models as models
     from bayesify import priors as priors
-    from bayesify.fit import estimate as estimate
-    from bayesify.fit import fit as fit
+    from bayesify.arena.compare import compare as compare
+    from bayesify.fitting import estimate as estimate
+    from bayesify.fitting import fit as fit
     from bayesify.metrics.evaluate import evaluate as evaluate
     from bayesify.posterior import Posterior as Posterior
     from bayesify.posterior.saving import load as load
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
-    "fit": "bayesify.fit:fit",
-    "estimate": "bayesify.fit:estimate",
+    "fit": "bayesify.fitting:fit",
+    "compare": "bayesify.arena.compare:compare",
+    "estimate": "bayesify.fitting:estimate",
     "load": "bayesify.posterior.saving:load",
     "evaluate": "bayesify.metrics.evaluate:evaluate",
     "Posterior": "bayesify.posterior.base:Posterior",

@@ -154,6 +154,14 @@ class Predictive(Distribution):
         assert isinstance(m.likelihood, Gaussian)  # the only likelihood whose predictive has this closed form
         return Normal(components.mean, (components.variance + m.output_variance).sqrt(), validate_args=False)
 
+    def normal_mixture(self) -> tuple[Tensor, Tensor] | None:
+        """Means and scales (S, B, D) of the mixture in the user's units, where its components are Gaussian."""
+        if self.kind != "regression" or not isinstance(self._components, Normal):
+            return None
+        m, centre = self._m, self._standard_mean
+        means = m.loc + m.scale * (centre + m.temperature * (self._components.mean - centre))
+        return means, m.scale * m.temperature * self._components.stddev
+
     @property
     def _standard_mean(self) -> Tensor:  # (B, D), in the network's units
         if self.kind == "loss":

@@ -21,6 +21,7 @@ _TARGETS = {
     "subset": "bayesify.methods.subset:Subset",
     "tempered": "bayesify.methods.tempered:Tempered",
     "temperature_scaled": "bayesify.methods.temperature_scaled:TemperatureScaled",
+    "tuned": "bayesify.methods.tuned:Tuned",
 }
 """Imported when asked for, so that listing names costs nothing."""
 

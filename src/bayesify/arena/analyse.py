@@ -1,0 +1,337 @@
+"""Records → the result: scores, differences to the control, verdicts, reliability, the curve over budgets.
+
+Works on whatever is finished: a split counts for a comparison once both the method and the control have all its seeds.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bayesify import metrics
+from bayesify.arena.field import Entrant
+from bayesify.arena.models import likelihood_of
+from bayesify.arena.plan import Cell, Plan
+from bayesify.arena.statistics import Comparison, PairedDifferences, compare_to_control
+from bayesify.arena.store import Arrays, Store
+from bayesify.arena.verdict import headline, verdict_sentence
+
+METRIC = "nll"
+METRIC_LABEL = "negative log likelihood (nats per example)"
+BUDGET_TOLERANCE = 0.02
+"""A method that spends within this share of the budget has used it."""
+
+
+class Finished(NamedTuple):
+    """A cell with its record and arrays."""
+
+    cell: Cell
+    record: dict[str, Any]
+    arrays: Arrays
+
+
+class Collected(NamedTuple):
+    """All that is known of a plan so far."""
+
+    done: dict[tuple[str, float], list[Finished]]  # by (label, multiple)
+    failed: list[Finished]
+    missing: list[Cell]
+
+
+def collect(plan: Plan, store: Store) -> Collected:
+    """Reads the records of a plan's cells."""
+    done: dict[tuple[str, float], list[Finished]] = {}
+    failed, missing = [], []
+    for cell in plan.cells:
+        record = store.record(cell.key)
+        if record is None:
+            missing.append(cell)
+        elif record["status"] == "done":
+            done.setdefault((cell.label, cell.multiple), []).append(Finished(cell, record, store.arrays(cell.key)))
+        else:
+            failed.append(Finished(cell, record, {}))
+    return Collected(done, failed, missing)
+
+
+def analyse(plan: Plan, store: Store, environment: dict[str, Any]) -> dict[str, Any]:
+    """The result dictionary (schema 1) of a plan, complete or partial."""
+    found = collect(plan, store)
+    settings = plan.settings
+    multiple = settings.multiples[0]
+    comparisons = {m: _compare(plan, found, m) for m in settings.multiples}
+    methods = [_method(entrant, plan, found, multiple, comparisons[multiple]) for entrant in settings.entrants]
+    caveats = _caveats(plan, found, methods, comparisons[multiple])
+    return {
+        "schema": 1,
+        "sentence": headline(methods, plan.task.name, settings.level, settings.margin),
+        "task": _task(plan, methods),
+        "control": settings.control.label,
+        "level": settings.level,
+        "margin": settings.margin,
+        "budget": _budget(plan, multiple),
+        "environment": environment,
+        "methods": methods,
+        "reliability": _reliability(plan, found, multiple),
+        "curve": _curve(plan, found, comparisons),
+        "progress": {
+            "done": sum(len(cells) for cells in found.done.values()),
+            "planned": len(plan.cells),
+            "failed": len(found.failed),
+        },
+        "missing": [
+            *(_lost(one.cell, one.record["reason"]) for one in found.failed),
+            *(_lost(cell, "not run yet: run the same command again") for cell in found.missing),
+        ],
+        "caveats": caveats,
+    }
+
+
+def _lost(cell: Cell, reason: str | None) -> dict[str, Any]:
+    return {"method": cell.label, "split": cell.split, "seed": cell.seed, "multiple": cell.multiple, "reason": reason}
+
+
+# ---- comparison ----------------------------------------------------------------------------------------------------
+
+
+def _by_split(cells: Iterable[Finished], num_seeds: int) -> dict[int, list[Finished]]:
+    """Splits of which all seeds are there, in order of seed."""
+    splits: dict[int, list[Finished]] = {}
+    for one in cells:
+        splits.setdefault(one.cell.split, []).append(one)
+    return {
+        split: sorted(group, key=lambda one: one.cell.seed)
+        for split, group in sorted(splits.items())
+        if len(group) == num_seeds
+    }
+
+
+def _compare(plan: Plan, found: Collected, multiple: float) -> dict[str, Comparison]:
+    settings = plan.settings
+    control = _by_split(found.done.get((settings.control.label, multiple), []), settings.num_seeds)
+    differences = {}
+    for entrant in settings.entrants[1:]:
+        own = _by_split(found.done.get((entrant.label, multiple), []), settings.num_seeds)
+        shared = [split for split in own if split in control]
+        if not shared:
+            continue
+        with np.errstate(invalid="ignore"):  # both gave probability 0: the statistics say so in words
+            values = tuple(_log_probs(own[split]) - _log_probs(control[split]) for split in shared)
+        rows = tuple(control[split][0].arrays["rows"] for split in shared)
+        num_train = round(float(np.mean([len(plan.splits[split].train) for split in shared])))
+        differences[entrant.label] = PairedDifferences(values, rows, num_train)
+    if not differences:
+        return {}
+    return compare_to_control(differences, margin=settings.margin, level=settings.level)
+
+
+def _log_probs(cells: list[Finished]) -> np.ndarray:
+    return np.stack([one.arrays["log_prob"] for one in cells])
+
+
+# ---- one method ----------------------------------------------------------------------------------------------------
+
+
+def _method(
+    entrant: Entrant, plan: Plan, found: Collected, multiple: float, comparisons: dict[str, Comparison]
+) -> dict[str, Any]:
+    from bayesify.methods.registry import get_method
+
+    cells = found.done.get((entrant.label, multiple), [])
+    failed = [one for one in found.failed if one.cell.label == entrant.label and one.cell.multiple == multiple]
+    planned = sum(cell.label == entrant.label and cell.multiple == multiple for cell in plan.cells)
+    spec = next(cell.spec for cell in plan.cells if cell.label == entrant.label)
+    info = get_method(spec).info
+    entry: dict[str, Any] = {
+        "name": entrant.label,
+        "label": entrant.label,
+        "spec": spec,
+        "family": info.family,
+        "exactness": str(info.exactness),
+        "is_control": entrant.role == "control",
+        "is_null": entrant.role == "reference",
+        "status": _status(len(cells), len(failed), planned),
+        "reason": failed[0].record["reason"] if failed else None,
+    }
+    entry |= _scores(cells) | _costs(cells)
+    entry |= _comparison(entry, comparisons.get(entrant.label), plan)
+    return entry
+
+
+def _status(done: int, failed: int, planned: int) -> str:
+    if done == planned:
+        return "done"
+    if done:
+        return "partial"
+    return "failed" if failed else "missing"
+
+
+def _scores(cells: list[Finished]) -> dict[str, Any]:
+    names = list(cells[0].record["scores"]) if cells else []
+    by_split = {name: [one.record["scores"][name] for one in cells] for name in names}
+    return {"scores": {name: _mean(values) for name, values in by_split.items()}, "scores_by_split": by_split}
+
+
+def _costs(cells: list[Finished]) -> dict[str, Any]:
+    if not cells:
+        return {"spent": None, "budget_fraction": None, "unspent_reason": None, "predict_seconds": None}
+    spent = {name: _mean([one.record["spent"][name] for one in cells]) for name in cells[0].record["spent"]}
+    fraction = _mean([one.record["spent"]["total"] / one.cell.budget for one in cells])
+    reason = next((one.record["unspent_reason"] for one in cells if one.record["unspent_reason"]), None)
+    if fraction < 1 - BUDGET_TOLERANCE and reason is None:
+        reason = "its steps do not divide the budget evenly"
+    return {
+        "spent": spent,
+        "budget_fraction": fraction,
+        "unspent_reason": reason if fraction < 1 - BUDGET_TOLERANCE else None,
+        "predict_seconds": _mean([one.record["predict_seconds"] for one in cells]),
+        "num_parameters": cells[0].record["num_parameters"],
+        "warnings": list(dict.fromkeys(text for one in cells for text in one.record["warnings"])),
+        "diagnostics": [f"{name}: {_short(value)}" for name, value in cells[0].record["diagnostics"].items()],
+    }
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _comparison(entry: dict[str, Any], comparison: Comparison | None, plan: Plan) -> dict[str, Any]:
+    if entry["is_control"]:
+        return {"difference": None, "verdict": "control", "verdict_sentence": "the control all others are compared to"}
+    if comparison is None:
+        return {
+            "difference": None,
+            "verdict": None,
+            "verdict_sentence": entry["reason"] or "no finished split to compare",
+        }
+    difference = comparison.difference
+    found = {
+        "difference": {
+            "metric": METRIC,
+            "estimate": difference.estimate,
+            "low": difference.low,
+            "high": difference.high,
+        },
+        "p_value": difference.p_value,
+        "p_adjusted": comparison.p_adjusted,
+        "minimum_detectable": comparison.minimum_detectable,
+        "splits_needed": comparison.splits_needed,
+        "verdict": str(comparison.verdict),
+    }
+    found["verdict_sentence"] = verdict_sentence(entry["label"], comparison, plan.settings.control.label)
+    return found
+
+
+# ---- the rest of the page ------------------------------------------------------------------------------------------
+
+
+def _task(plan: Plan, methods: list[dict[str, Any]]) -> dict[str, Any]:
+    task, settings = plan.task, plan.settings
+    kind = "group" if settings.group else "time" if settings.time else "provided" if task.splits else "random"
+    return {
+        "name": task.name,
+        "kind": task.kind,
+        "target": task.target_name,
+        "rows": len(task.target),
+        "features": task.features.shape[1],
+        "classes": list(task.classes) if task.classes else None,
+        "metric": METRIC,
+        "metric_label": METRIC_LABEL,
+        "splits": len(plan.splits),
+        "seeds": settings.num_seeds,
+        "split_kind": kind,
+        "num_train": len(plan.splits[0].train),
+        "num_test": len(plan.splits[0].test),
+        "likelihood": likelihood_of(task, settings.likelihood),
+        "model": settings.model,
+        "num_parameters": next((m["num_parameters"] for m in methods if m.get("num_parameters")), None),
+        "notes": list(task.notes),
+    }
+
+
+def _budget(plan: Plan, multiple: float) -> dict[str, Any]:
+    first = next(cell for cell in plan.cells if cell.multiple == multiple)
+    epochs = first.budget / multiple / 10 / len(plan.splits[0].train)
+    return {
+        "gradient_evaluations": first.budget,
+        "multiple": multiple,
+        "epochs_per_member": epochs,
+        "description": f"{first.budget:,.0f} gradient evaluations: what 10 networks need for {epochs:g} epochs",
+    }
+
+
+def _reliability(plan: Plan, found: Collected, multiple: float) -> dict[str, list[dict[str, float]]]:
+    curves = {}
+    for entrant in plan.settings.entrants:
+        cells = found.done.get((entrant.label, multiple), [])
+        if not cells:
+            continue
+        if plan.task.kind == "regression":
+            curves[entrant.label] = _quantile_curve(cells)
+        else:
+            curves[entrant.label] = _class_curve(cells, plan)
+    return curves
+
+
+def _quantile_curve(cells: list[Finished]) -> list[dict[str, float]]:
+    if "pit" not in cells[0].arrays:
+        return []
+    curve = metrics.quantile_calibration_curve(np.concatenate([one.arrays["pit"] for one in cells]))
+    return [{"level": float(a), "coverage": float(b)} for a, b in zip(curve.expected, curve.observed, strict=True)]
+
+
+def _class_curve(cells: list[Finished], plan: Plan) -> list[dict[str, float]]:
+    probs = np.concatenate([one.arrays["probs"] for one in cells]).astype(np.float64)
+    labels = np.concatenate([plan.task.target[one.arrays["rows"]] for one in cells])
+    curve = metrics.reliability_curve(probs / probs.sum(-1, keepdims=True), labels, num_bins=10)
+    names = ("confidence", "accuracy", "low", "high", "count")
+    columns = (curve.confidence, curve.accuracy, curve.low, curve.high, curve.num_examples)
+    return [dict(zip(names, map(float, row), strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _curve(plan: Plan, found: Collected, comparisons: dict[float, dict[str, Comparison]]) -> list[dict[str, Any]]:
+    if len(plan.settings.multiples) < 2:
+        return []
+    points = []
+    for multiple in plan.settings.multiples:
+        for entrant in plan.settings.entrants:
+            cells = found.done.get((entrant.label, multiple), [])
+            if not cells:
+                continue
+            comparison = comparisons[multiple].get(entrant.label)
+            scores = [one.record["scores"][METRIC] for one in cells]
+            error = float(np.std(scores, ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else 0.0
+            points.append(
+                {
+                    "method": entrant.label,
+                    "multiple": multiple,
+                    "gradient_evaluations": _mean([one.record["spent"]["total"] for one in cells]),
+                    "score": _mean(scores),
+                    "low": _mean(scores) - error,
+                    "high": _mean(scores) + error,
+                    "verdict": str(comparison.verdict) if comparison else "control",
+                }
+            )
+    return points
+
+
+def _caveats(
+    plan: Plan, found: Collected, methods: list[dict[str, Any]], comparisons: dict[str, Comparison]
+) -> list[str]:
+    texts = list(dict.fromkeys(text for one in comparisons.values() for text in one.caveats))
+    if found.missing:
+        texts.append(
+            f"{len(found.missing)} of {len(plan.cells)} runs have not finished; the verdicts may still change."
+        )
+    if found.failed:
+        texts.append(f"{len(found.failed)} runs failed; their reasons are listed below.")
+    for entry in methods:
+        if entry["unspent_reason"] and not entry["is_null"]:
+            share = f"{100 * entry['budget_fraction']:.0f}%"
+            texts.append(f"{entry['label']} used {share} of the budget: {entry['unspent_reason']}.")
+    return texts
+
+
+def _mean(values: list[float]) -> float:
+    # Infinite losses stay infinite; numpy would warn on inf − inf only in a variance.
+    return float(np.mean(values)) if values else math.nan

@@ -1,0 +1,261 @@
+"""`compare`: plan, execute what is not stored yet, analyse, report."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import bayesify
+from bayesify.arena.analyse import analyse
+from bayesify.arena.cell import Context, Outcome
+from bayesify.arena.execute.events import Watcher
+from bayesify.arena.execute.local import run_local
+from bayesify.arena.execute.process import run_processes
+from bayesify.arena.field import entrants, tuned
+from bayesify.arena.models import load_factory, model_fingerprint
+from bayesify.arena.plan import Plan, Settings, digest, make_plan, settings_as_dict
+from bayesify.arena.report import ReportPaths, write_report
+from bayesify.arena.store import Store
+from bayesify.datasets.task import Task, make_task
+from bayesify.errors import DataError
+from bayesify.methods.base import Method, describe
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a comparison found; `data` is the report's JSON."""
+
+    data: dict[str, Any]
+    folder: Path
+
+    @property
+    def sentence(self) -> str:
+        """The answer in one sentence."""
+        return str(self.data["sentence"])
+
+    @property
+    def verdicts(self) -> dict[str, str | None]:
+        """better, equivalent, worse, undecided or control, by method."""
+        return {entry["name"]: entry["verdict"] for entry in self.data["methods"]}
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        """One method's entry: scores, difference, verdict, spent.
+
+        Raises:
+            DataError: no such method was compared.
+        """
+        for entry in self.data["methods"]:
+            if entry["name"] == name:
+                found: dict[str, Any] = entry
+                return found
+        known = ", ".join(entry["name"] for entry in self.data["methods"])
+        raise DataError(f"{name!r} was not compared: there are {known}.")
+
+    def report(self, folder: str | Path | None = None) -> ReportPaths:
+        """Writes report.html, report.md and report.json; by default beside the results."""
+        return write_report(self.data, self.folder if folder is None else Path(folder))
+
+    def __repr__(self) -> str:
+        return f"<{self.sentence}>"
+
+
+class Watch:
+    """What a display can be told; this one says nothing."""
+
+    def planned(self, plan: Plan, waiting: int) -> None:
+        """The plan is made; `waiting` cells are not stored yet."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A cell ended."""
+
+
+def compare(
+    model: "str | nn.Module",
+    data: Any,
+    *,
+    target: str | None = None,
+    kind: str | None = None,
+    methods: Sequence[str | Method] | None = None,
+    control: str | Method | None = None,
+    splits: int = 5,
+    seeds: int = 1,
+    test_fraction: float = 0.1,
+    group: str | None = None,
+    time: str | None = None,
+    epochs: float | None = None,
+    budgets: Sequence[float] = (1.0,),
+    tune: int = 0,
+    likelihood: str | None = None,
+    prior: str | None = None,
+    seed: int = 0,
+    margin: float = 0.01,
+    level: float = 0.95,
+    workers: int = 1,
+    out: str | Path | None = None,
+    retry_failed: bool = False,
+    watch: Watch | None = None,
+) -> Result:
+    """Compares methods at equal metered compute on one task.
+
+    Args:
+        model: a module, 'default' (a perceptron sized to the data), or 'package.module:factory'.
+        data: (X, y) arrays, a DataFrame, a file, the name of a data set, or a Task.
+        target: the target column of a table; None is the last.
+        kind: 'regression', 'binary' or 'multiclass'; None infers it from the target.
+        methods: labels of the default field or methods; None is the whole default field.
+        control: what all are compared to; None is the temperature-scaled deep ensemble of 10.
+        splits: how many train/test splits.
+        seeds: training runs per split.
+        test_fraction: share of the rows tested on in random splits.
+        group: a column whose values are never both trained and tested on.
+        time: a column by which the training rows come before the test rows.
+        epochs: of one of the control's 10 members: sets the budget; None sizes it to the data.
+        budgets: multiples of that budget; everything is repeated at each.
+        tune: trials of hyperparameter tuning for every method, charged to its budget.
+        likelihood: a name; None is heteroscedastic_gaussian for numbers, categorical for classes.
+        prior: a name; None is normal with fan-in scaling.
+        seed: of splits and training.
+        margin: the largest difference in nats per example that does not matter.
+        level: 1 − the probability of any false 'better' or 'worse'.
+        workers: processes; more than 1 needs a model that can be sent to them.
+        out: the results folder; the same call with the same folder continues. None makes one by name and settings.
+        retry_failed: run failed cells again.
+        watch: told of the progress.
+
+    Returns:
+        The result, complete; partial ones come from `report`.
+
+    Raises:
+        DataError, ModelError, MethodError, BudgetError, SaveError: with what went wrong and what to do.
+    """
+    task = as_task(data, target, kind)
+    field = entrants(None if methods is None else [_written(one) for one in methods], _written_or_none(control))
+    if tune:
+        field = tuple(tuned(one, tune) if one.role != "reference" else one for one in field)
+    if isinstance(model, str) and model != "default":
+        load_factory(model)  # fail before any work
+    settings = Settings(
+        entrants=field,
+        num_splits=splits,
+        num_seeds=seeds,
+        test_fraction=test_fraction,
+        group=group,
+        time=time,
+        epochs=epochs,
+        multiples=tuple(float(one) for one in budgets),
+        model=model if isinstance(model, str) else "given module",
+        likelihood=likelihood,
+        prior=prior,
+        seed=seed,
+        margin=margin,
+        level=level,
+    )
+    plan = make_plan(task, settings, model_fingerprint(model))
+    store = Store(Path(out) if out is not None else default_folder(plan))
+    store.prepare()
+    _write_request(plan, store, workers)
+    execute(plan, store, model, workers, retry_failed=retry_failed, watch=watch or Watch())
+    return Result(analyse(plan, store, environment(workers)), store.folder)
+
+
+def execute(
+    plan: Plan, store: Store, model: "str | nn.Module", workers: int, *, retry_failed: bool, watch: Watch
+) -> None:
+    """Runs the cells that have no record."""
+    if retry_failed:
+        for cell in plan.cells:
+            record = store.record(cell.key)
+            if record is not None and record["status"] == "failed":
+                store.discard(cell.key)
+    waiting = [cell for cell in plan.cells if not store.has(cell.key)]
+    waiting = list({cell.key: cell for cell in waiting}.values())
+    watch.planned(plan, len(waiting))
+    if not waiting:
+        return
+    context = Context(plan.task, plan.splits, plan.settings, model, store)
+    report: Watcher = watch.finished
+    if workers > 1 and len(waiting) > 1:
+        run_processes(waiting, context, report, workers)
+    else:
+        run_local(waiting, context, report)
+
+
+def as_task(data: Any, target: str | None = None, kind: str | None = None) -> Task:
+    """Anything comparable → a Task."""
+    if isinstance(data, Task):
+        return data
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        import pandas as pd
+
+        inputs, targets = np.asarray(data[0]), np.asarray(data[1])
+        if inputs.ndim != 2:
+            raise DataError(
+                f"the arena compares on tables, X (rows, features); this X has shape {inputs.shape}: use bayesify.fit and "
+                "bayesify.evaluate for images and sequences."
+            )
+        frame = pd.DataFrame(inputs, columns=[f"x{i}" for i in range(inputs.shape[1])])
+        return make_task(frame.assign(target=targets), "target", kind)
+    return make_task(data, target, kind)
+
+
+def default_folder(plan: Plan) -> Path:
+    """bayesify-results/NAME-HASH: the same command finds its own results again."""
+    settings = settings_as_dict(plan.settings)
+    for statistic in ("margin", "level"):
+        del settings[statistic]
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in plan.task.name)[:40] or "data"
+    return Path("bayesify-results") / f"{name}-{digest([plan.fingerprint, settings])[:8]}"
+
+
+def environment(workers: int) -> dict[str, Any]:
+    """Versions and machine, for the report."""
+    return {
+        "bayesify": bayesify.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "threads": 1,
+        "workers": workers,
+        "timing_exclusive": workers == 1,
+        "command": " ".join(["bayesify", *sys.argv[1:]])
+        if Path(sys.argv[0]).name == "bayesify"
+        else "bayesify.compare(...)",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _write_request(plan: Plan, store: Store, workers: int) -> None:
+    """What was asked for, so that `report` and `status` can tell what is missing."""
+    request: Mapping[str, Any] = {
+        "task": plan.task.name,
+        "settings": settings_as_dict(plan.settings),
+        "environment": environment(workers),
+        "cells": [[cell.label, cell.multiple, cell.split, cell.seed, cell.key] for cell in plan.cells],
+    }
+    path = store.folder / "request.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(request), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _command() -> str:
+    program = Path(sys.argv[0]).name
+    return shlex.join([program, *sys.argv[1:]]) if program == "bayesify" else "bayesify.compare(...)"
+
+
+def _written(method: str | Method) -> str:
+    return describe(method) if isinstance(method, Method) else method
+
+
+def _written_or_none(method: str | Method | None) -> str | None:
+    return None if method is None else _written(method)

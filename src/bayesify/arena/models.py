@@ -1,0 +1,87 @@
+"""Which network is compared: the default MLP, a user's factory, or a module handed over from Python."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from bayesify.arena.plan import digest
+from bayesify.datasets.task import Task
+from bayesify.engine.rng import seeded
+from bayesify.errors import ModelError
+from bayesify.models.mlp import mlp_for
+
+Factory = Callable[[int, int], nn.Module]
+"""(number of inputs, number of outputs) → a fresh module."""
+
+
+def likelihood_of(task: Task, chosen: str | None) -> str:
+    """The likelihood's name: a learned, input-dependent noise for numbers, a softmax for classes."""
+    return chosen or ("heteroscedastic_gaussian" if task.kind == "regression" else "categorical")
+
+
+def num_outputs(task: Task, likelihood: str) -> int:
+    """How many outputs the network needs."""
+    if likelihood == "heteroscedastic_gaussian":
+        return 2
+    if likelihood == "categorical":
+        return len(task.classes or ())
+    return 1
+
+
+def load_factory(name: str) -> Factory:
+    """The factory behind 'package.module:function', looked up from the current folder too.
+
+    Raises:
+        ModelError: it cannot be imported, or is not callable.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ModelError(f"--model {name!r} is not of the form package.module:factory, for example mynets:make_net.")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"--model {name!r} cannot be imported ({error}): it is looked for among installed packages and in {here}."
+        ) from error
+    if not callable(factory):
+        raise ModelError(
+            f"--model {name!r} is a {type(factory).__name__}: it must be a function (inputs, outputs) → module."
+        )
+    found: Factory = factory
+    return found
+
+
+def build(model: "str | nn.Module", num_examples: int, num_inputs: int, outputs: int, seed: int) -> nn.Module:
+    """A module for one split; factories run under a seed of their own.
+
+    Raises:
+        ModelError: the factory fails or gives no module.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    with seeded(seed):
+        if model == "default":
+            return mlp_for(num_examples, num_inputs, outputs)
+        try:
+            module = load_factory(model)(num_inputs, outputs)
+        except TypeError as error:
+            raise ModelError(
+                f"--model {model!r} was called with ({num_inputs}, {outputs}) and failed: {error}."
+            ) from error
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"--model {model!r} returned a {type(module).__name__}: it must return a torch.nn.Module.")
+    return module
+
+
+def model_fingerprint(model: "str | nn.Module") -> str:
+    """What identifies the network in a cell's key."""
+    if isinstance(model, str):
+        return model
+    shapes = [[name, list(p.shape), p.requires_grad] for name, p in model.named_parameters()]
+    return digest([repr(model), shapes])

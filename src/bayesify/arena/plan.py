@@ -1,0 +1,133 @@
+"""What will be run: one cell per (method, budget, split, seed), named by a hash of all that changes its result."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from bayesify.arena.field import CONTROL_MEMBERS, Entrant, default_epochs
+from bayesify.datasets.splits import Split, make_splits
+from bayesify.datasets.task import Task
+from bayesify.errors import BudgetError
+
+RESULT_VERSION = 1
+"""Raised whenever the same cell would give another result: records of older versions are then not reused."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a comparison is made. Everything here is part of a cell's identity, except the statistics' settings."""
+
+    entrants: tuple[Entrant, ...]
+    num_splits: int = 5
+    num_seeds: int = 1
+    test_fraction: float = 0.1
+    group: str | None = None
+    time: str | None = None
+    epochs: float | None = None
+    """Epochs of one member of the control at multiple 1; None sizes it to the data."""
+    multiples: tuple[float, ...] = (1.0,)
+    model: str = "default"
+    likelihood: str | None = None
+    prior: str | None = None
+    validation: float = 0.1
+    seed: int = 0
+    margin: float = 0.01
+    level: float = 0.95
+
+    @property
+    def control(self) -> Entrant:
+        """The entrant all others are compared to."""
+        return self.entrants[0]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run."""
+
+    label: str
+    spec: str
+    multiple: float
+    split: int
+    seed: int
+    budget: float
+    """In gradient evaluations."""
+    key: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a comparison, and what they share."""
+
+    task: Task
+    settings: Settings
+    splits: tuple[Split, ...]
+    cells: tuple[Cell, ...]
+    fingerprint: str
+
+
+def make_plan(task: Task, settings: Settings, model_fingerprint: str) -> Plan:
+    """Splits the task and lists the cells, cheap and telling ones first.
+
+    Raises:
+        DataError: the task cannot be split as asked.
+        BudgetError: the budget is not positive.
+    """
+    if settings.epochs is not None and not settings.epochs > 0:
+        raise BudgetError(f"a budget of {settings.epochs} epochs per ensemble member: it must be positive.")
+    splits = make_splits(
+        task, settings.num_splits, settings.test_fraction, settings.seed, settings.group, settings.time
+    )
+    shared = {
+        "version": RESULT_VERSION,
+        "task": fingerprint(task),
+        "model": model_fingerprint,
+        "likelihood": settings.likelihood,
+        "prior": settings.prior,
+        "validation": settings.validation,
+    }
+    cells = []
+    # Splits outermost: an interrupted comparison has whole splits, which can be compared already.
+    for multiple in settings.multiples:
+        for number, split in enumerate(splits):
+            for seed in range(settings.num_seeds):
+                for entrant in settings.entrants:
+                    cells.append(_cell(entrant, multiple, number, split, settings, seed, shared))
+    return Plan(task, settings, tuple(splits), tuple(cells), digest(shared))
+
+
+def _cell(
+    entrant: Entrant, multiple: float, number: int, split: Split, settings: Settings, seed: int, shared: dict[str, Any]
+) -> Cell:
+    num_train = len(split.train)
+    epochs = settings.epochs if settings.epochs is not None else default_epochs(num_train)
+    spec = entrant.spec.format(epochs=f"{epochs:g}")
+    budget = multiple * CONTROL_MEMBERS * epochs * num_train
+    own_seed = settings.seed + seed
+    rows = digest([split.train.tolist(), split.test.tolist()])
+    key = digest({**shared, "spec": spec, "budget": budget, "rows": rows, "seed": own_seed})
+    return Cell(entrant.label, spec, multiple, number, own_seed, budget, key)
+
+
+def fingerprint(task: Task) -> str:
+    """A hash of the data: the same rows, columns and target give the same one in every process."""
+    import pandas as pd
+
+    rows = pd.util.hash_pandas_object(task.features, index=False).to_numpy()
+    hashed = hashlib.blake2b(np.ascontiguousarray(rows).tobytes(), digest_size=16)
+    hashed.update(repr([str(name) for name in task.features.columns]).encode())
+    hashed.update(np.ascontiguousarray(task.target).tobytes())
+    hashed.update(repr((task.kind, task.classes)).encode())
+    return hashed.hexdigest()
+
+
+def digest(value: Any) -> str:
+    """A short hash of anything JSON can write."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def settings_as_dict(settings: Settings) -> dict[str, Any]:
+    """JSON-ready."""
+    return asdict(settings)
