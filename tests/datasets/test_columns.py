@@ -175,4 +175,5 @@ def test_column_not_found_names_the_nearest_or_the_first() -> None:
 
 def test_quoted() -> None:
     assert quoted(["a", "b"]) == "'a', 'b'"
+    assert quoted(["a" * 61]) == repr("a" * 57 + "...")
     assert quoted("abcdefg") == "'a', 'b', 'c', 'd', 'e' and 2 more"

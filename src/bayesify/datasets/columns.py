@@ -27,6 +27,7 @@ LOOKS_LIKE_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?")
 ID_NAME = re.compile(r"(^|.*[\s_.-])(id|ID|Id|uuid|guid|index|key)$|.*[a-z]I[dD]$|Unnamed: \d+")
 ID_CHARACTERS = re.compile(r"[\w.:@/+-]*\d[\w.:@/+-]*")  # one word with a digit in it, as identifiers are
 MAX_NAMED = 5
+MAX_SHOWN = 60  # characters
 
 
 class Screened(NamedTuple):
@@ -106,10 +107,11 @@ def column_not_found(column: str, columns: Iterable[str], name: str) -> DataErro
 
 
 def quoted(names: Iterable[str]) -> str:
-    """The first few names in quotation marks, and how many more there are."""
+    """The first few names in quotation marks, long ones cut, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(repr(name) for name in names[:MAX_NAMED]) + more
+    shown = [name if len(name) <= MAX_SHOWN else f"{name[: MAX_SHOWN - 3]}..." for name in names[:MAX_NAMED]]
+    return ", ".join(map(repr, shown)) + more
 
 
 def rows_text(count: int) -> str:

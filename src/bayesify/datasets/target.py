@@ -78,7 +78,7 @@ def _check_learnable(present: "pd.Series", name: str) -> None:
     if present.nunique() == 1:
         what = "one class" if is_text(present) else "constant"
         raise DataError(
-            f"The target {name!r} is {what} (always {_label(present.iloc[0])!r}): there is nothing to predict; "
+            f"The target {name!r} is {what} (always {quoted([_label(present.iloc[0])])}): there is nothing to predict; "
             "choose another target column."
         )
 
