@@ -1,0 +1,192 @@
+"""Stochastic weight averaging, Gaussian (Maddox, Garipov, Izmailov, Vetrov & Wilson, NeurIPS 2019).
+
+From a mode, the optimiser goes on at a constant learning rate; snapshots θ_1, …, θ_n of its path give a Gaussian,
+
+    mean = (1/n) Σ_i θ_i,      d = (1/n) Σ_i θ_i² − mean²,      D = [θ_i − mean_i], the last K,                  (1)
+    Σ = ½ (diag(d) + D Dᵀ / (K − 1)),                                                                           (2)
+
+with mean_i the running mean when θ_i was taken. d is accumulated by Welford's update, which cannot become negative.
+One K-vector of noise serves all parameters, so that layers vary together. The spread is the optimiser's, not the
+posterior's: its size follows the learning rate and the batch size, and a temperature multiplies (2) by definition only.
+
+Networks with batch normalisation get statistics re-estimated for every draw, hence a fixed number of draws. Cost: one
+gradient of the batch per step, and one pass over the data per draw with batch normalisation. Not here: SGD with
+momentum (its stable learning rates depend on the learned noise scale), cyclical rates.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayesify.covariance import LowRank
+from bayesify.engine.optimise import Moments, Schedule, adam, optimise
+from bayesify.engine.run import Run
+from bayesify.errors import BudgetError
+from bayesify.methods.base import Exactness, Method, MethodInfo, Range, require, require_positive
+from bayesify.model.network import Mode
+from bayesify.model.problem import Problem
+from bayesify.posterior.base import Particles, Posterior
+from bayesify.posterior.draws import Draws
+from bayesify.posterior.gaussian import Gaussian
+
+STATISTICS_SHARE = 0.25
+"""At most this share of the budget goes into re-estimating normalisation statistics; fewer draws are kept otherwise."""
+
+
+@dataclass(frozen=True)
+class SWAG(Method):
+    """A Gaussian around the average of an optimiser's path.
+
+    Attributes:
+        learning_rate: Adam's on the way to the mode, at the start of the cosine.
+        swag_learning_rate: Adam's constant rate while snapshots are taken; the spread grows with it.
+        batch_size: examples per step.
+        map_share: the share of the budget spent on the way to the mode; a pretrained model starts there.
+        num_snapshots: n in (1), spread evenly over the rest of the budget.
+        max_rank: K in (2), deviations kept.
+        scale: multiplies the covariance (2), ½ included: 1 is the paper's equation.
+        num_samples: draws kept for networks with batch normalisation; others are sampled when they predict.
+    """
+
+    learning_rate: float = 1e-2
+    swag_learning_rate: float = 5e-3
+    batch_size: int = 64
+    map_share: float = 0.75
+    num_snapshots: int = 40
+    max_rank: int = 20
+    scale: float = 1.0
+    num_samples: int = 30
+
+    info = MethodInfo(
+        name="swag",
+        family="gaussian",
+        exactness=Exactness.APPROXIMATE,
+        reference="Maddox et al., NeurIPS 2019",
+        summary="a Gaussian around the average of an optimiser's path",
+        bias="the spread is that of the optimiser's path: it follows learning rate and batch size, not the posterior",
+        search_space={
+            "learning_rate": Range(1e-3, 3e-2, log=True),
+            "swag_learning_rate": Range(1e-3, 2e-2, log=True),
+            "batch_size": Range(16, 256, log=True, integer=True),
+        },
+    )
+
+    def __post_init__(self) -> None:
+        require_positive(self, "learning_rate", "swag_learning_rate", "batch_size", "scale", "num_samples")
+        require(0 < self.map_share < 1, self, "map_share", "between 0 and 1")
+        require(self.max_rank >= 2, self, "max_rank", "at least 2, because (2) divides by K − 1")
+        require(self.num_snapshots >= 2, self, "num_snapshots", "at least 2")
+
+    @property
+    def num_particles(self) -> int:
+        """One."""
+        return 1
+
+    def memory(self, problem: Problem) -> float:
+        """Deviations twice (kept, scaled), the optimiser's vectors, and the draws of normalised networks."""
+        vectors = 2 * self.max_rank + 8 + (self.num_samples if problem.network.running else 0)
+        return float(vectors * problem.num_parameters * problem.network.initial.element_size())
+
+    def fit(self, problem: Problem, run: Run) -> Posterior:
+        """To the mode, then around it."""
+        num_draws = self._num_draws(problem, run)
+        reserve = problem.statistics_cost(num_draws)
+        theta = problem.initial()[None]
+        if not problem.pretrained:
+            phase = run.phase("mode", self.map_share, reserve=reserve)
+            schedule = Schedule(self.learning_rate, self.batch_size)
+            theta = optimise(problem, phase, problem.start(1, phase.rng), schedule)
+        phase = run.phase("path", reserve=reserve)
+        path = self._follow(problem, phase, theta)
+        run.notes["num_snapshots"] = int(path.snapshots)
+        mean, covariance = path.mean, gaussian(path, self.scale * problem.temperature)
+        if num_draws == 0:
+            return Gaussian(problem.model, mean, covariance)
+        draws = mean + covariance.sample(num_draws, phase.rng)  # (S, P)
+        return Draws(problem.model, Particles(draws, problem.buffers(draws)))
+
+    def _num_draws(self, problem: Problem, run: Run) -> int:
+        """How many draws get statistics of their own: none where there are none to estimate."""
+        if not problem.network.running or problem.pretrained:
+            return 0
+        if run.limit == math.inf:
+            return self.num_samples
+        affordable = int(STATISTICS_SHARE * run.limit / problem.statistics_cost(1))
+        if affordable >= self.num_samples:
+            return self.num_samples
+        count = max(1, affordable)
+        run.notes.setdefault("warnings", []).append(
+            f"only {count} of num_samples={self.num_samples} draws are kept, because each needs a pass over the data "
+            "for its normalisation statistics: raise the budget to keep all."
+        )
+        return count
+
+    def _follow(self, problem: Problem, phase: Run, theta: Tensor) -> "State":
+        state = phase.restore(init(theta, self.max_rank))
+        if phase.finished:
+            return state
+        mode = Mode.PREDICT if problem.pretrained else Mode.TRAIN
+        for batch in phase.batches(problem.data, self.batch_size, 1):
+            gradient = problem.gradient(state.theta, batch, mode).gradient
+            state = step(state, gradient * (problem.temperature / problem.num_examples), self.swag_learning_rate)
+            # In the middle of each of num_snapshots equal stretches: the last one is then never missed by rounding.
+            if phase.fraction * self.num_snapshots >= int(state.snapshots) + 0.5:
+                state = collect(state)
+            phase.save(state)
+        if int(state.snapshots) < 2:
+            raise BudgetError(
+                f"the budget allows {int(state.snapshots)} snapshots, but a covariance needs at least 2: raise the "
+                "budget, or lower batch_size."
+            )
+        phase.finish(state)
+        return state
+
+
+class State(NamedTuple):
+    """Adam's path and the moments of its snapshots."""
+
+    theta: Tensor  # (1, P)
+    first: Tensor  # (1, P) running mean of gradients
+    second: Tensor  # (1, P) running mean of squared gradients
+    steps: Tensor  # ()
+    mean: Tensor  # (P,) of the snapshots
+    squares: Tensor  # (P,) sum of squared deviations from the mean
+    deviations: Tensor  # (K, P) the last K, in a ring
+    snapshots: Tensor  # () taken so far
+
+
+def init(theta: Tensor, max_rank: int) -> State:
+    """Starts at theta (1, P), which is not itself a snapshot."""
+    zero = torch.zeros((), dtype=torch.int64, device=theta.device)
+    zeros = torch.zeros_like(theta)
+    deviations = zeros.repeat(max_rank, 1)
+    return State(theta, zeros, zeros.clone(), zero, zeros[0].clone(), zeros[0].clone(), deviations, zero.clone())
+
+
+def step(state: State, gradient: Tensor, learning_rate: float) -> State:
+    """One step of the path along the gradient (1, P) of the log posterior per example."""
+    moved = adam(Moments(state.theta, state.first, state.second, state.steps), gradient, learning_rate)
+    return state._replace(**moved._asdict())
+
+
+def collect(state: State) -> State:
+    """Takes a snapshot: Welford's update of mean and squares, and the deviation from the new mean."""
+    snapshots = state.snapshots + 1
+    theta = state.theta[0]
+    before = theta - state.mean
+    mean = state.mean + before / snapshots  # from zero: the first snapshot is its own mean, exactly
+    after = theta - mean
+    squares = state.squares + before * after
+    deviations = state.deviations.clone()
+    deviations[int(state.snapshots) % len(deviations)] = after
+    return state._replace(mean=mean, squares=squares, deviations=deviations, snapshots=snapshots)
+
+
+def gaussian(state: State, scale: float) -> LowRank:
+    """The covariance (2) times `scale`, from at least two snapshots."""
+    rank = min(int(state.snapshots), len(state.deviations))
+    factors = state.deviations[:rank].T * math.sqrt(0.5 * scale / (rank - 1))  # (P, K)
+    return LowRank(0.5 * scale * state.squares / state.snapshots, factors)
