@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -130,11 +131,13 @@ class Vectorised:
     def _batched(self, in_dims: tuple[int | None, ...]) -> Function:
         function = grad_and_value(self._function, has_aux=True) if self._gradient else self._function
         batched = vmap(function, in_dims=(0, *in_dims), randomness="different")
-        if not self._gradient:
-            return batched
 
         def flat(*arguments: Any) -> Any:
-            gradient, (value, aux) = batched(*arguments)
+            with sdpa_kernel(SDPBackend.MATH):  # vmap can batch its parts, but not the fused kernels
+                result = batched(*arguments)
+            if not self._gradient:
+                return result
+            gradient, (value, aux) = result
             return gradient, value, aux
 
         return flat

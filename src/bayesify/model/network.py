@@ -7,7 +7,8 @@ they are not tracked during training but estimated by a pass over the data once 
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
@@ -132,7 +133,8 @@ class Network:
         self.set_mode(mode)
         arguments, keywords = ((), inputs) if isinstance(inputs, Mapping) else ((inputs,), None)
         state = {**self.layout.unflatten(theta), **buffers}
-        outputs = functional_call(self.module, state, arguments, dict(keywords) if keywords else None)
+        with _plain_attention():
+            outputs = functional_call(self.module, state, arguments, dict(keywords) if keywords else None)
         outputs = getattr(outputs, "logits", outputs)  # Hugging Face models return a record
         if not isinstance(outputs, Tensor):
             raise ModelError(
@@ -189,6 +191,17 @@ class Network:
         result = Network(module, self.transform)
         result.is_restricted = True
         return result
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    # torch's fused inference kernel would pass over the layers' dropout modules, and vmap cannot batch it.
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _reset(module: nn.Module) -> None:
