@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
+from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
@@ -29,6 +30,9 @@ TRACE_AFTER = 3
 
 LOOP_ABOVE = 20_000_000
 """K × P above which particles are looped over: batched weights would no longer fit caches, or memory."""
+
+REFUSALS = ("vmap", "functorch", "Batching rule", "batching rule", "inplace arithmetic", "match the broadcast shape")
+"""What torch says where it cannot batch; the last is an in-place operation on something that is not batched (an LSTM)."""
 
 Function = Callable[..., Any]
 
@@ -158,7 +162,7 @@ class Vectorised:
                 raise
             self.refused = str(error).splitlines()[0]
             return None
-        graph.graph.eliminate_dead_code()
+        graph.graph.eliminate_dead_code(_has_effect)
         graph.recompile()
         # GraphModule.__call__ walks Module machinery; the generated forward is the bare function.
         self._graphs[key] = graph.forward
@@ -185,7 +189,12 @@ class Vectorised:
         return gradient, value.detach(), pytree.tree_map(torch.Tensor.detach, aux)
 
 
+def _has_effect(node: Node) -> bool:
+    # Batch normalisation updates its statistics in place, although its schema does not say so.
+    return bool(node.is_impure()) or "batch_norm" in str(node.target)
+
+
 def _is_refusal(error: RuntimeError) -> bool:
-    # vmap says so in words only; a genuine shape error of the user's module must not be hidden by a silent loop.
+    # vmap says so in words only. A module's own error is not one of them: it is raised at once, not after a loop.
     text = str(error)
-    return any(word in text for word in ("vmap", "functorch", "Batching rule", "batching rule", "inplace arithmetic"))
+    return any(word in text for word in REFUSALS)
