@@ -101,14 +101,15 @@ def _comparison(
             difference, p_adjusted, decide(difference, p_adjusted, margin), math.nan, None, math.inf,
             (_infinite_caveat(difference),),
         )  # fmt: skip
+    detectable = minimum_detectable(difference)
     matched = match_interval(difference, p_adjusted)
     return Comparison(
         difference=matched,
         p_adjusted=p_adjusted,
         verdict=decide(matched, p_adjusted, margin),
-        minimum_detectable=minimum_detectable(components, spread, tail=tail),
-        splits_needed=splits_needed(components, spread, difference=margin, tail=tail),
-        rows_factor=rows_factor(components, spread, difference=margin, tail=tail),
+        minimum_detectable=detectable,
+        splits_needed=splits_needed(components, spread, target=margin, tail=tail),
+        rows_factor=rows_factor(detectable, margin),
         caveats=_caveats(components),
     )
 

@@ -18,6 +18,8 @@ from bayesify.arena.statistics.pivot import p_value, pivot, reach
 from bayesify.arena.statistics.variation import PairedDifferences, Variation, check, variation
 from bayesify.errors import DataError
 
+LARGEST = 1e100  # beyond this the third power of a difference overflows: as good as infinite
+
 
 class Difference(NamedTuple):
     """The mean of control loss − method loss: positive where the method is better.
@@ -91,19 +93,20 @@ def finite_difference(components: Variation, spread: Spread, *, level: float, ta
 
 
 def infinite_difference(differences: PairedDifferences, level: float) -> Difference | None:
-    """The difference when some values are infinite, None when none is.
+    """The difference when some values are infinite (or beyond `LARGEST`), None when none is.
 
     A method that gave an observed outcome probability zero has an infinite expected loss: that is not an estimate
     but a fact, hence p = 0. Where both method and control did so, on different examples, the mean is undefined.
     """
     lowest = min(float(np.min(value)) for value in differences.values)
     highest = max(float(np.max(value)) for value in differences.values)
-    if np.isfinite(lowest) and np.isfinite(highest):
-        return None
-    if np.isinf(lowest) and np.isinf(highest) and lowest != highest:
+    method, control = lowest < -LARGEST, highest > LARGEST
+    if method and control:
         return Difference(np.nan, -np.inf, np.inf, np.inf, 1.0, np.inf, level)
-    mean = lowest if np.isinf(lowest) else highest
-    return Difference(mean, mean, mean, 0.0, 0.0, np.inf, level)
+    if method or control:
+        mean = -np.inf if method else np.inf
+        return Difference(mean, mean, mean, 0.0, 0.0, np.inf, level)
+    return None
 
 
 def point_variance(components: Variation, spread: Spread) -> float:
@@ -123,7 +126,9 @@ def check_level(level: float) -> None:
 
 
 def _satterthwaite(components: Variation, spread: Spread, variance: float) -> float:
-    uncertain = components.example_variance**2 / components.example_degrees
+    if variance == 0:
+        return np.inf
+    uncertain = (components.example_variance / variance) ** 2 / components.example_degrees
     if spread.degrees > 0:
-        uncertain += (components.factor * spread.variance) ** 2 / spread.degrees
-    return variance**2 / uncertain if uncertain > 0 else np.inf
+        uncertain += (components.factor * spread.variance / variance) ** 2 / spread.degrees
+    return 1 / uncertain
