@@ -64,7 +64,7 @@ def analyse(plan: Plan, store: Store, environment: dict[str, Any]) -> dict[str, 
     caveats = _caveats(plan, found, methods, comparisons[multiple])
     return {
         "schema": 1,
-        "sentence": headline(methods, plan.task.name, settings.level, settings.margin),
+        "sentence": headline(methods, plan.card.name, settings.level, settings.margin),
         "task": _task(plan, methods),
         "control": settings.control.label,
         "level": settings.level,
@@ -118,7 +118,7 @@ def _compare(plan: Plan, found: Collected, multiple: float) -> dict[str, Compari
         with np.errstate(invalid="ignore"):  # both gave probability 0: the statistics say so in words
             values = tuple(_log_probs(own[split]) - _log_probs(control[split]) for split in shared)
         rows = tuple(control[split][0].arrays["rows"] for split in shared)
-        num_train = round(float(np.mean([len(plan.splits[split].train) for split in shared])))
+        num_train = round(float(np.mean([plan.card.num_train[split] for split in shared])))
         differences[entrant.label] = PairedDifferences(values, rows, num_train)
     if not differences:
         return {}
@@ -226,32 +226,31 @@ def _comparison(entry: dict[str, Any], comparison: Comparison | None, plan: Plan
 
 
 def _task(plan: Plan, methods: list[dict[str, Any]]) -> dict[str, Any]:
-    task, settings = plan.task, plan.settings
-    kind = "group" if settings.group else "time" if settings.time else "provided" if task.splits else "random"
+    card, settings = plan.card, plan.settings
     return {
-        "name": task.name,
-        "kind": task.kind,
-        "target": task.target_name,
-        "rows": len(task.target),
-        "features": task.features.shape[1],
-        "classes": list(task.classes) if task.classes else None,
+        "name": card.name,
+        "kind": card.kind,
+        "target": card.target,
+        "rows": card.rows,
+        "features": card.features,
+        "classes": list(card.classes) if card.classes else None,
         "metric": METRIC,
         "metric_label": METRIC_LABEL,
-        "splits": len(plan.splits),
+        "splits": len(card.num_train),
         "seeds": settings.num_seeds,
-        "split_kind": kind,
-        "num_train": len(plan.splits[0].train),
-        "num_test": len(plan.splits[0].test),
-        "likelihood": likelihood_of(task, settings.likelihood),
+        "split_kind": card.split_kind,
+        "num_train": card.num_train[0],
+        "num_test": card.num_test[0],
+        "likelihood": likelihood_of(card.kind, settings.likelihood),
         "model": settings.model,
         "num_parameters": next((m["num_parameters"] for m in methods if m.get("num_parameters")), None),
-        "notes": list(task.notes),
+        "notes": list(card.notes),
     }
 
 
 def _budget(plan: Plan, multiple: float) -> dict[str, Any]:
     first = next(cell for cell in plan.cells if cell.multiple == multiple)
-    epochs = first.budget / multiple / 10 / len(plan.splits[0].train)
+    epochs = first.budget / multiple / 10 / plan.card.num_train[0]
     return {
         "gradient_evaluations": first.budget,
         "multiple": multiple,
@@ -266,10 +265,10 @@ def _reliability(plan: Plan, found: Collected, multiple: float) -> dict[str, lis
         cells = found.done.get((entrant.label, multiple), [])
         if not cells:
             continue
-        if plan.task.kind == "regression":
+        if plan.card.kind == "regression":
             curves[entrant.label] = _quantile_curve(cells)
         else:
-            curves[entrant.label] = _class_curve(cells, plan)
+            curves[entrant.label] = _class_curve(cells)
     return curves
 
 
@@ -280,9 +279,9 @@ def _quantile_curve(cells: list[Finished]) -> list[dict[str, float]]:
     return [{"level": float(a), "coverage": float(b)} for a, b in zip(curve.expected, curve.observed, strict=True)]
 
 
-def _class_curve(cells: list[Finished], plan: Plan) -> list[dict[str, float]]:
+def _class_curve(cells: list[Finished]) -> list[dict[str, float]]:
     probs = np.concatenate([one.arrays["probs"] for one in cells]).astype(np.float64)
-    labels = np.concatenate([plan.task.target[one.arrays["rows"]] for one in cells])
+    labels = np.concatenate([one.arrays["labels"] for one in cells])
     curve = metrics.reliability_curve(probs / probs.sum(-1, keepdims=True), labels, num_bins=10)
     names = ("confidence", "accuracy", "low", "high", "count")
     columns = (curve.confidence, curve.accuracy, curve.low, curve.high, curve.num_examples)

@@ -69,7 +69,7 @@ def run_cell(cell: Cell, context: Context) -> Outcome:
 def _fit_and_score(cell: Cell, context: Context) -> tuple[dict[str, Any], Arrays]:
     split = context.splits[cell.split]
     data = _prepared(context, cell.split)
-    likelihood = likelihood_of(context.task, context.settings.likelihood)
+    likelihood = likelihood_of(context.task.kind, context.settings.likelihood)
     outputs = num_outputs(context.task, likelihood)
     seed = seed_of("model", cell.split, cell.seed)
     posterior = fit(
@@ -131,7 +131,7 @@ def _predict(posterior: Posterior, data: Prepared) -> tuple[Predictive, float]:
 def _per_example(predictive: Predictive, targets: np.ndarray) -> Arrays:
     log_prob = np.asarray(predictive.log_prob(targets).double().cpu())
     if predictive.kind == "classification":
-        return {"log_prob": log_prob, "probs": np.asarray(predictive.probs.float().cpu())}
+        return {"log_prob": log_prob, "probs": np.asarray(predictive.probs.float().cpu()), "labels": targets}
     arrays = {"log_prob": log_prob, "mean": np.asarray(predictive.mean.double().cpu())}
     if predictive.kind == "regression":
         arrays |= {

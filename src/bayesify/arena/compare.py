@@ -5,11 +5,11 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from bayesify.arena.execute.local import run_local
 from bayesify.arena.execute.process import run_processes
 from bayesify.arena.field import entrants, tuned
 from bayesify.arena.models import load_factory, model_fingerprint
-from bayesify.arena.plan import Plan, Settings, digest, make_plan, settings_as_dict
+from bayesify.arena.plan import Cell, Plan, Settings, digest, make_plan
 from bayesify.arena.report import ReportPaths, write_report
 from bayesify.arena.store import Store
 from bayesify.datasets.task import Task, make_task
@@ -69,14 +69,24 @@ class Result:
         return f"<{self.sentence}>"
 
 
-class Watch:
-    """What a display can be told; this one says nothing."""
+class Watch(Protocol):
+    """What a display is told."""
 
-    def planned(self, plan: Plan, waiting: int) -> None:
-        """The plan is made; `waiting` cells are not stored yet."""
+    def planned(self, plan: Plan, waiting: list[Cell], workers: int) -> None:
+        """The plan is made; these cells are not stored yet."""
 
     def finished(self, outcome: Outcome) -> None:
         """A cell ended."""
+
+
+class Silent:
+    """A watch that says nothing."""
+
+    def planned(self, plan: Plan, waiting: list[Cell], workers: int) -> None:
+        """Ignored."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """Ignored."""
 
 
 def compare(
@@ -160,18 +170,18 @@ def compare(
         margin=margin,
         level=level,
     )
-    plan = make_plan(task, settings, model_fingerprint(model))
+    plan, split_rows = make_plan(task, settings, model_fingerprint(model))
     store = Store(Path(out) if out is not None else default_folder(plan))
     store.prepare()
     _write_request(plan, store, workers)
-    execute(plan, store, model, workers, retry_failed=retry_failed, watch=watch or Watch())
+    context = Context(task, split_rows, settings, model, store)
+    execute(plan, context, workers, retry_failed=retry_failed, watch=watch or Silent())
     return Result(analyse(plan, store, environment(workers)), store.folder)
 
 
-def execute(
-    plan: Plan, store: Store, model: "str | nn.Module", workers: int, *, retry_failed: bool, watch: Watch
-) -> None:
+def execute(plan: Plan, context: Context, workers: int, *, retry_failed: bool, watch: Watch) -> None:
     """Runs the cells that have no record."""
+    store = context.store
     if retry_failed:
         for cell in plan.cells:
             record = store.record(cell.key)
@@ -179,10 +189,9 @@ def execute(
                 store.discard(cell.key)
     waiting = [cell for cell in plan.cells if not store.has(cell.key)]
     waiting = list({cell.key: cell for cell in waiting}.values())
-    watch.planned(plan, len(waiting))
+    watch.planned(plan, waiting, workers)
     if not waiting:
         return
-    context = Context(plan.task, plan.splits, plan.settings, model, store)
     report: Watcher = watch.finished
     if workers > 1 and len(waiting) > 1:
         run_processes(waiting, context, report, workers)
@@ -210,10 +219,10 @@ def as_task(data: Any, target: str | None = None, kind: str | None = None) -> Ta
 
 def default_folder(plan: Plan) -> Path:
     """bayesify-results/NAME-HASH: the same command finds its own results again."""
-    settings = settings_as_dict(plan.settings)
+    settings = asdict(plan.settings)
     for statistic in ("margin", "level"):
         del settings[statistic]
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in plan.task.name)[:40] or "data"
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in plan.card.name)[:40] or "data"
     return Path("bayesify-results") / f"{name}-{digest([plan.fingerprint, settings])[:8]}"
 
 
@@ -227,21 +236,14 @@ def environment(workers: int) -> dict[str, Any]:
         "threads": 1,
         "workers": workers,
         "timing_exclusive": workers == 1,
-        "command": " ".join(["bayesify", *sys.argv[1:]])
-        if Path(sys.argv[0]).name == "bayesify"
-        else "bayesify.compare(...)",
+        "command": _command(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 
 def _write_request(plan: Plan, store: Store, workers: int) -> None:
     """What was asked for, so that `report` and `status` can tell what is missing."""
-    request: Mapping[str, Any] = {
-        "task": plan.task.name,
-        "settings": settings_as_dict(plan.settings),
-        "environment": environment(workers),
-        "cells": [[cell.label, cell.multiple, cell.split, cell.seed, cell.key] for cell in plan.cells],
-    }
+    request = {"plan": plan.as_dict(), "environment": environment(workers)}
     path = store.folder / "request.json"
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(request), encoding="utf-8")

@@ -17,9 +17,9 @@ Factory = Callable[[int, int], nn.Module]
 """(number of inputs, number of outputs) → a fresh module."""
 
 
-def likelihood_of(task: Task, chosen: str | None) -> str:
+def likelihood_of(kind: str, chosen: str | None) -> str:
     """The likelihood's name: a learned, input-dependent noise for numbers, a softmax for classes."""
-    return chosen or ("heteroscedastic_gaussian" if task.kind == "regression" else "categorical")
+    return chosen or ("heteroscedastic_gaussian" if kind == "regression" else "categorical")
 
 
 def num_outputs(task: Task, likelihood: str) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,17 +58,57 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All cells of a comparison, and what they share."""
+class TaskCard:
+    """What the report says of the data; the data themselves are not needed to write it."""
 
-    task: Task
+    name: str
+    kind: str
+    target: str
+    rows: int
+    features: int
+    classes: tuple[str, ...] | None
+    notes: tuple[str, ...]
+    split_kind: str
+    num_train: tuple[int, ...]
+    num_test: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a comparison, and what they share; `as_dict` is all that a report needs beside the records."""
+
+    card: TaskCard
     settings: Settings
-    splits: tuple[Split, ...]
     cells: tuple[Cell, ...]
     fingerprint: str
 
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
 
-def make_plan(task: Task, settings: Settings, model_fingerprint: str) -> Plan:
+    @staticmethod
+    def from_dict(value: dict[str, Any]) -> "Plan":
+        """The inverse of `as_dict`.
+
+        Raises:
+            KeyError, TypeError: it is not one.
+        """
+        settings = dict(value["settings"])
+        settings["entrants"] = tuple(Entrant(*one) for one in settings["entrants"])
+        settings["multiples"] = tuple(settings["multiples"])
+        card: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value["card"].items()}
+        cells = tuple(Cell(**one) for one in value["cells"])
+        return Plan(TaskCard(**card), Settings(**settings), cells, value["fingerprint"])
+
+
+class Planned(NamedTuple):
+    """A plan and the splits its cells name by number."""
+
+    plan: Plan
+    splits: tuple[Split, ...]
+
+
+def make_plan(task: Task, settings: Settings, model_fingerprint: str) -> Planned:
     """Splits the task and lists the cells, cheap and telling ones first.
 
     Raises:
@@ -95,7 +135,23 @@ def make_plan(task: Task, settings: Settings, model_fingerprint: str) -> Plan:
             for seed in range(settings.num_seeds):
                 for entrant in settings.entrants:
                     cells.append(_cell(entrant, multiple, number, split, settings, seed, shared))
-    return Plan(task, settings, tuple(splits), tuple(cells), digest(shared))
+    return Planned(Plan(_card(task, settings, splits), settings, tuple(cells), digest(shared)), tuple(splits))
+
+
+def _card(task: Task, settings: Settings, splits: list[Split]) -> TaskCard:
+    kind = "group" if settings.group else "time" if settings.time else "provided" if task.splits else "random"
+    return TaskCard(
+        name=task.name,
+        kind=task.kind,
+        target=task.target_name,
+        rows=len(task.target),
+        features=task.features.shape[1],
+        classes=task.classes,
+        notes=task.notes,
+        split_kind=kind,
+        num_train=tuple(len(split.train) for split in splits),
+        num_test=tuple(len(split.test) for split in splits),
+    )
 
 
 def _cell(
@@ -126,8 +182,3 @@ def fingerprint(task: Task) -> str:
 def digest(value: Any) -> str:
     """A short hash of anything JSON can write."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def settings_as_dict(settings: Settings) -> dict[str, Any]:
-    """JSON-ready."""
-    return asdict(settings)

@@ -1,0 +1,229 @@
+"""The command line: a thin shell over the functions of the package.
+
+Only typer is imported at the top: everything else when a command runs, so that `--help` answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="bayesify",
+    help="Turn any PyTorch network Bayesian, then prove whether that helped.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Results folder; the default is named after data and settings.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
+
+
+@app.command()
+def compare(
+    data: Annotated[str, typer.Argument(help="A CSV, TSV or Parquet file, or a data set's name.")],
+    target: Annotated[str | None, typer.Option(help="Column to predict; the last one by default.")] = None,
+    task: Annotated[str | None, typer.Option(help="regression, binary or multiclass; inferred by default.")] = None,
+    drop: Annotated[str | None, typer.Option(help="Columns to leave out, separated by commas.")] = None,
+    methods: Annotated[str | None, typer.Option(help='E.g. "swag, multi(laplace, 3)"; all by default.')] = None,
+    control: Annotated[str | None, typer.Option(help="What all are compared to; deep_ensemble by default.")] = None,
+    splits: Annotated[int, typer.Option(min=1, help="Train/test splits.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Training runs per split.")] = 1,
+    group: Annotated[str | None, typer.Option(help="Keep rows of equal value in this column together.")] = None,
+    time: Annotated[str | None, typer.Option(help="Train on earlier rows by this column, test on later ones.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Epochs of each of the control's 10 members, e.g. 100; sized to the data.")
+    ] = None,
+    budgets: Annotated[str, typer.Option(help="Multiples of the budget, e.g. 1,4,16.")] = "1",
+    tune: Annotated[int, typer.Option(min=0, help="Tuning trials per method, charged to its budget.")] = 0,
+    model: Annotated[str, typer.Option(help="Your network: package.module:factory.")] = "default",
+    likelihood: Annotated[str | None, typer.Option(help="E.g. gaussian, student_t; sized to the task.")] = None,
+    margin: Annotated[float, typer.Option(help="Largest difference (nats) that does not matter.")] = 0.01,
+    seed: Annotated[int, typer.Option(help="Of splits and training.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default.")] = None,
+    out: Out = None,
+    retry_failed: Annotated[bool, typer.Option(help="Run failed cells again.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare Bayesian methods with a deep ensemble at equal compute; the same command again resumes."""
+    import os
+
+    from bayesify.arena.compare import compare as run_comparison
+    from bayesify.datasets import make_task
+    from bayesify.terminal.display import display
+
+    prepared = make_task(data, target, task, _names(drop))
+    with display(quiet=as_json) as watch:
+        watch.task(prepared)
+        result = run_comparison(
+            model,
+            prepared,
+            methods=_methods(methods),
+            control=control,
+            splits=splits,
+            seeds=seeds,
+            group=group,
+            time=time,
+            epochs=_epochs(budget),
+            budgets=_multiples(budgets),
+            tune=tune,
+            likelihood=likelihood,
+            margin=margin,
+            seed=seed,
+            workers=workers or os.cpu_count() or 1,
+            out=out,
+            retry_failed=retry_failed,
+            watch=watch,
+        )
+    _show(result, as_json)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A results folder of `compare`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the report again from what is finished, and say what is missing."""
+    from bayesify.arena.resume import result_of
+
+    _show(result_of(folder), as_json)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(help="A results folder of `compare`.")],
+    as_json: AsJson = False,
+) -> None:
+    """How far a comparison has come."""
+    from bayesify.arena.resume import progress_of
+    from bayesify.terminal.tables import print_status
+
+    found = progress_of(folder)
+    _print_json(found) if as_json else print_status(found)
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """The methods, what each is, and its settings."""
+    from bayesify.terminal.tables import method_rows, print_methods
+
+    rows = method_rows()
+    _print_json(rows) if as_json else print_methods(rows)
+
+
+@app.command()
+def datasets(as_json: AsJson = False) -> None:
+    """The data sets known by name."""
+    from bayesify.datasets import list_datasets
+    from bayesify.terminal.tables import print_datasets
+
+    rows = list_datasets()
+    _print_json([row._asdict() for row in rows]) if as_json else print_datasets(rows)
+
+
+@app.command()
+def check(
+    method: Annotated[str, typer.Argument(help="E.g. laplace, or 'multi(swag, 5)'.")],
+    seed: Annotated[int, typer.Option(help="Of the check.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a method against posteriors that are known exactly."""
+    from bayesify.exactness import check_method
+
+    found = check_method(method, seed=seed)
+    _print_json(found.as_dict()) if as_json else typer.echo(str(found))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What is installed here, and what each missing part would add."""
+    from bayesify.terminal.doctor import examine, print_examination
+
+    found = examine()
+    _print_json(found) if as_json else print_examination(found)
+
+
+def main() -> None:
+    """Runs the command line: errors of ours are one line and exit code 2, Ctrl-C is exit code 130."""
+    from bayesify.errors import BayesifyError
+
+    try:
+        app(standalone_mode=True)
+    except BayesifyError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped; what had finished is kept: the same command continues.", err=True)
+        sys.exit(130)
+
+
+def _show(result: Any, as_json: bool) -> None:
+    paths = result.report()
+    if as_json:
+        from bayesify.arena.summary import summary
+
+        _print_json(summary(result.data))
+        return
+    from bayesify.terminal.tables import print_result
+
+    print_result(result.data, paths.html)
+
+
+def _print_json(value: Any) -> None:
+    from bayesify.arena.report.plain import strict_json
+
+    typer.echo(strict_json(value))
+
+
+def _names(text: str | None) -> list[str]:
+    return [] if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _methods(text: str | None) -> list[str] | None:
+    """Splits at commas outside parentheses: 'swag, multi(swag, 5)' is two methods."""
+    from bayesify.errors import MethodError
+
+    if text is None:
+        return None
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if depth != 0:
+        raise MethodError(f"--methods {text!r}: the parentheses do not match.")
+    found = [part.strip() for part in parts if part.strip()]
+    if not found:
+        raise MethodError("--methods is empty: name at least one method, or leave the option out for all.")
+    return found
+
+
+def _epochs(text: str | None) -> float | None:
+    from bayesify.errors import BudgetError
+
+    if text is None:
+        return None
+    number = text.strip().removesuffix("epochs").strip()
+    try:
+        return float(number)
+    except ValueError:
+        raise BudgetError(f"--budget {text!r} is not a number of epochs: write for example --budget 100.") from None
+
+
+def _multiples(text: str) -> list[float]:
+    from bayesify.errors import BudgetError
+
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) <= 0:
+        raise BudgetError(f"--budgets {text!r}: write positive multiples separated by commas, for example 1,4,16.")
+    return found

@@ -1,0 +1,145 @@
+"""The tables of the command line."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bayesify.datasets import DatasetRow
+from bayesify.terminal.words import duration, number, signed
+
+STYLES = {"better": "bold green", "worse": "red", "equivalent": "cyan", "undecided": "yellow", "control": "bold"}
+SECOND_SCORE = {
+    "regression": ("rmse", "RMSE"),
+    "binary": ("accuracy", "accuracy"),
+    "multiclass": ("accuracy", "accuracy"),
+}
+WIDTH_WITHOUT_TERMINAL = 110
+
+
+def console() -> Console:
+    """Standard output; wide enough for the tables when it is a file."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
+
+
+def print_result(result: dict[str, Any], report: Path) -> None:
+    """The table of all methods, then the answer, then where the report is."""
+    out = console()
+    score, title = SECOND_SCORE[result["task"]["kind"]]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("method", "verdict"):
+        table.add_column(name, no_wrap=True)
+    for name in ("NLL", title, "better by (nats)", "budget", "train", "predict"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for entry in sorted(result["methods"], key=_rank):
+        table.add_row(*_row(entry, score))
+    out.print(table)
+    out.print()
+    for caveat in result["caveats"]:
+        out.print(f"[dim]note: {escape(caveat)}[/]")
+    out.print()
+    out.print(f"[bold]{escape(result['sentence'])}[/]")
+    out.print(f"report: {escape(str(report))}", soft_wrap=True)
+
+
+def _rank(entry: dict[str, Any]) -> tuple[int, float]:
+    score = entry["scores"].get("nll")
+    return (0 if entry["is_control"] else 1, float("inf") if score is None else score)
+
+
+def _row(entry: dict[str, Any], score: str) -> list[str]:
+    verdict = entry["verdict"] or entry["status"]
+    shown = f"{verdict} (reference)" if entry["is_null"] and entry["verdict"] else verdict
+    scores, spent, difference = entry["scores"], entry["spent"], entry["difference"]
+    interval = "–"
+    if difference:
+        interval = f"{signed(difference['estimate'])} [{signed(difference['low'])}, {signed(difference['high'])}]"
+    return [
+        escape(entry["label"]),
+        f"[{STYLES.get(verdict, 'dim')}]{shown}[/]",
+        number(scores.get("nll")),
+        number(scores.get(score)),
+        interval.replace("[", "\\["),
+        "–" if entry["budget_fraction"] is None else f"{100 * entry['budget_fraction']:.0f}%",
+        "–" if spent is None else duration(spent["seconds"]),
+        "–" if entry["predict_seconds"] is None else f"{1000 * entry['predict_seconds']:.1f} ms",
+    ]
+
+
+def print_status(found: dict[str, Any]) -> None:
+    """Counts by method."""
+    out = console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("method")
+    for name in ("done", "failed", "planned", "mean time"):
+        table.add_column(name, justify="right")
+    for label, entry in found["methods"].items():
+        ended = entry["done"] + entry["failed"]
+        mean = duration(entry["seconds"] / ended) if ended else "–"
+        table.add_row(escape(label), str(entry["done"]), str(entry["failed"]), str(entry["planned"]), mean)
+    out.print(f"[bold]{escape(found['task'])}[/] in {escape(found['folder'])}")
+    out.print(table)
+    for label, entry in found["methods"].items():
+        if entry["reason"]:
+            out.print(f"[red]{escape(label)}[/]: {escape(entry['reason'])}")
+
+
+def method_rows() -> list[dict[str, Any]]:
+    """The card of every method."""
+    from bayesify.methods.registry import method_class, method_names
+
+    rows = []
+    for name in method_names():
+        found = method_class(name)
+        settings = {field.name: _default(field) for field in dataclasses.fields(found)}  # type: ignore[arg-type]
+        info = found.info
+        rows.append(
+            {
+                "name": name,
+                "family": info.family,
+                "exactness": str(info.exactness),
+                "summary": info.summary,
+                "bias": info.bias,
+                "reference": info.reference,
+                "settings": settings,
+                "tuned": list(info.search_space),
+            }
+        )
+    return rows
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    missing = field.default is dataclasses.MISSING
+    return "required" if missing else field.default
+
+
+def print_methods(rows: Sequence[dict[str, Any]]) -> None:
+    """Name, exactness and settings."""
+    out = console()
+    for row in rows:
+        out.print(
+            f"[bold]{row['name']}[/]  {escape(row['summary'])}  [dim]({row['exactness']}; {escape(row['reference'])})[/]"
+        )
+        if row["bias"]:
+            out.print(f"    deviates: {escape(row['bias'])}")
+        settings = ", ".join(f"{name}={value}" for name, value in row["settings"].items())
+        out.print(f"    [dim]settings: {escape(settings)}[/]")
+
+
+def print_datasets(rows: Sequence[DatasetRow]) -> None:
+    """Name, size and where it comes from."""
+    out = console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("name", no_wrap=True)
+    table.add_column("rows", justify="right")
+    table.add_column("features", justify="right")
+    for name in ("kind", "where", "source"):
+        table.add_column(name)
+    for row in rows:
+        table.add_row(row.name, f"{row.rows:,}", str(row.features), row.kind, row.where, escape(row.source))
+    out.print(table)
