@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bayesify.arena.compare import compare as compare
     from bayesify.fitting import estimate as estimate
     from bayesify.fitting import fit as fit
+    from bayesify.integrations.sklearn import BayesClassifier as BayesClassifier
+    from bayesify.integrations.sklearn import BayesRegressor as BayesRegressor
     from bayesify.metrics.evaluate import evaluate as evaluate
     from bayesify.posterior import Posterior as Posterior
     from bayesify.posterior.saving import load as load
@@ -28,6 +30,8 @@ _LAZY = {
     "estimate": "bayesify.fitting:estimate",
     "load": "bayesify.posterior.saving:load",
     "evaluate": "bayesify.metrics.evaluate:evaluate",
+    "BayesClassifier": "bayesify.integrations.sklearn:BayesClassifier",
+    "BayesRegressor": "bayesify.integrations.sklearn:BayesRegressor",
     "Posterior": "bayesify.posterior.base:Posterior",
     "Predictive": "bayesify.predictive:Predictive",
     "methods": "bayesify.methods",

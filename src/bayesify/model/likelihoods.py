@@ -60,7 +60,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Raises DataError or ModelError if targets (B,) or outputs (B, C) cannot belong to this likelihood."""
+        """Raises DataError or ModelError if targets (N,), or outputs (B, C) of the first rows, cannot belong to it."""
 
     def prepare(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
         """Targets in the type `log_prob` wants."""
@@ -347,10 +347,10 @@ class Loss(Likelihood):
         )
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:  # noqa: D102
-        losses = self.function(outputs, targets)
-        if losses.shape != (len(targets),):
+        losses = self.function(outputs, targets[: len(outputs)])  # outputs are of the first rows only
+        if losses.shape != (len(outputs),):
             raise ModelError(
-                f"the loss function returned shape {tuple(losses.shape)} for {len(targets)} examples: return one loss "
+                f"the loss function returned shape {tuple(losses.shape)} for {len(outputs)} examples: return one loss "
                 "per example (reduction='none')."
             )
 
