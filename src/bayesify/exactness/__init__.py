@@ -1,1 +1,11 @@
-"""Problems with known posteriors."""
+"""Problems with known posteriors, and how far a method is from them."""
+
+from bayesify.exactness.check import check_method as check_method
+from bayesify.exactness.check import known_problems as known_problems
+from bayesify.exactness.conjugate import LinearRegression as LinearRegression
+from bayesify.exactness.conjugate import linear_regression as linear_regression
+from bayesify.exactness.known import KnownPosterior as KnownPosterior
+from bayesify.exactness.logistic import LogisticRegression as LogisticRegression
+from bayesify.exactness.logistic import logistic_regression as logistic_regression
+from bayesify.exactness.result import CheckResult as CheckResult
+from bayesify.exactness.result import ProblemCheck as ProblemCheck

@@ -1,0 +1,203 @@
+"""`check_method`: how far is a method from posteriors that are known?
+
+The method is run as a user would run it, on linear and logistic regression at temperatures 1 and 0.3, and what it
+gives is compared with the posterior that its record says it targets. The verdict is measured, then held against what
+the method declares of itself.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from bayesify.covariance import Diagonal
+from bayesify.data import Data
+from bayesify.engine.budget import Budget, Meter
+from bayesify.engine.run import Run
+from bayesify.errors import BayesifyError, BudgetError, UnsupportedError
+from bayesify.exactness.conjugate import linear_regression
+from bayesify.exactness.known import KnownPosterior, effective_parameters
+from bayesify.exactness.logistic import logistic_regression
+from bayesify.exactness.measure import Distances, Measured, Moments, distances, moments
+from bayesify.exactness.result import CheckResult, Failure, ProblemCheck
+from bayesify.fitting import fit_problem, make_problem
+from bayesify.methods.base import Exactness, Method, describe
+from bayesify.methods.registry import get_method
+from bayesify.model.problem import Problem
+from bayesify.posterior.base import Posterior
+from bayesify.posterior.calibrated import Calibrated
+from bayesify.posterior.draws import Draws
+from bayesify.posterior.gaussian import Gaussian
+from bayesify.posterior.linearised import Linearised
+from bayesify.posterior.mixture import Mixture
+
+DEFAULT_BUDGET = Budget(epochs=2000)
+TEMPERATURES = (1.0, 0.3)
+FRESH_DRAWS, PREDICTIVE_DRAWS = 10_000, 1_000
+"""Draws of a posterior that gives as many as one asks for: of parameters (errors of 1%), and for predictions."""
+
+FLOOR = 0.02
+"""Errors of an optimiser that are still called exact, in standard deviations (and of log standard deviations)."""
+KL_FLOOR = 2e-4
+"""The same for the predictive, in nats per example: what an error of `FLOOR` standard deviations costs."""
+EVIDENCE_FLOOR = 0.02
+MEAN_FIELD_TOLERANCE = 0.1
+"""How far log standard deviations may be from the mean-field law: a variational fit ends with some noise."""
+POSTERIOR_FACTOR, POSTERIOR_SHIFT = 3.0, 3.0
+"""Spread wrong by more than this factor, or centre by so many standard deviations: this is no posterior."""
+
+
+def known_problems() -> list[KnownPosterior]:
+    """Linear and logistic regression, each at both temperatures."""
+    return [make(t) for make in (linear_regression, logistic_regression) for t in TEMPERATURES]
+
+
+def check_method(
+    method: str | Method,
+    seed: int = 0,
+    budget: Budget | None = None,
+    problems: Sequence[KnownPosterior] | None = None,
+) -> CheckResult:
+    """Measures a method against posteriors that are known.
+
+    Args:
+        method: a name, a written form, or a Method.
+        seed: of the fits and of the controls.
+        budget: for each problem; None is 2,000 epochs per particle, far more than such problems need.
+        problems: None is linear and logistic regression at temperatures 1 and 0.3.
+
+    Raises:
+        BayesifyError: the method is unknown, cannot afford to start, or can be run on none of the problems.
+    """
+    chosen = get_method(method)
+    checks, failures, errors = [], [], []
+    for known in known_problems() if problems is None else problems:
+        try:
+            checks.append(_check(chosen, known, seed, budget or DEFAULT_BUDGET))
+        except BudgetError:
+            raise
+        except BayesifyError as error:
+            errors.append(error)
+            excused = isinstance(error, UnsupportedError)
+            failures.append(Failure(known.name, known.temperature, str(error), excused))
+    if not checks:
+        raise errors[0]
+    info = chosen.info
+    return CheckResult(describe(chosen), info.exactness, info.bias, tuple(checks), tuple(failures), seed)
+
+
+def _check(method: Method, known: KnownPosterior, seed: int, budget: Budget) -> ProblemCheck:
+    problem = _problem(method, known)
+    run = Run(
+        problem.meter,
+        limit=budget.limit(problem.num_examples, method.num_particles),
+        seconds=budget.seconds,
+        seed=seed,
+    )
+    posterior = fit_problem(problem, method, run)
+    known = known.at(posterior.record.temperature)  # what the method says it targeted
+    fixed = _is_fixed(posterior)
+    particles = posterior.particles(None if fixed else FRESH_DRAWS, seed)
+    theta = effective_parameters(posterior.model, particles, known.inputs.shape[1])
+    found = moments(theta, known, independent=not fixed, floor=FLOOR)
+    effective = found.effective_draws if fixed else float(PREDICTIVE_DRAWS)
+    predictive = _distances(posterior, known, None if fixed else PREDICTIVE_DRAWS, effective, seed)
+    factor = posterior.diagnostics.values.get("prior_precision_factor")
+    notes = []
+    if factor is not None:
+        notes.append(f"the method tuned the prior: {factor:.3g} times the given precision; all it gives is of that one")
+    evidence = posterior.record.log_evidence
+    evidence_error = None if evidence is None else evidence - known.log_evidence
+    judged = None if factor is not None else evidence_error
+    exactness, words = _judge(found, predictive, judged, fixed)
+    if words and factor is not None:
+        words += "; of a prior tuned to the data"
+    return ProblemCheck(
+        problem=known.name,
+        temperature=known.temperature,
+        exactness=exactness,
+        words=words,
+        draws=len(theta),
+        moments=found,
+        distances=predictive,
+        evidence_error=evidence_error,
+        law=_mean_field_law(posterior, known, found),
+        notes=tuple(notes),
+        seconds=posterior.cost.seconds,
+    )
+
+
+def _problem(method: Method, known: KnownPosterior) -> Problem:
+    # All examples belong to the posterior, so nothing is held out; only calibration cannot do without.
+    calibrates = method.info.family == "calibration"
+    return make_problem(
+        known.module(),
+        Data(known.inputs, known.targets),
+        likelihood=known.likelihood,
+        prior=known.prior,
+        validation=Data(known.test_inputs, known.test_targets) if calibrates else None,
+        device="cpu",
+    ).with_changes(temperature=known.temperature, meter=Meter())
+
+
+def _is_fixed(posterior: Posterior) -> bool:
+    """Whether there are only so many draws."""
+    if isinstance(posterior, Calibrated):
+        return _is_fixed(posterior.base)
+    if isinstance(posterior, Mixture):
+        return any(_is_fixed(part) for part in posterior.components)
+    return isinstance(posterior, Draws)
+
+
+def _distances(
+    posterior: Posterior, known: KnownPosterior, num_samples: int | None, effective: float, seed: int
+) -> Distances:
+    predictive = posterior.predict(known.test_inputs, num_samples, seed)
+    log_density = torch.stack([predictive.log_prob(values) for values in known.support().values])
+    joint = float(predictive.joint_log_prob(known.test_targets))
+    return distances(known, log_density, joint, effective, floor=KL_FLOOR, seed=seed)
+
+
+def _mean_field_law(posterior: Posterior, known: KnownPosterior, found: Moments) -> Measured | None:
+    if known.mean_field_scale is None or not isinstance(posterior, (Gaussian, Linearised)):
+        return None
+    if not isinstance(posterior.covariance, Diagonal):
+        return None
+    law = (known.mean_field_scale / known.stddev).log().tolist()
+    ratios = [measured.value - expected for measured, expected in zip(found.log_spread, law, strict=True)]
+    worst = max(range(len(ratios)), key=lambda i: abs(ratios[i]))
+    error = found.log_spread[worst].error
+    return Measured(ratios[worst], error, found.log_spread[worst].tolerance + MEAN_FIELD_TOLERANCE)
+
+
+def _judge(found: Moments, predictive: Distances, evidence: float | None, fixed: bool) -> tuple[Exactness, str]:
+    """What was measured, and in which respect it differs."""
+    spread = sum(m.value for m in found.log_spread) / len(found.log_spread)
+    shift = max((abs(m.value) - m.tolerance for m in found.centre), default=0.0)
+    off = [m for m in found.log_spread if not m.is_zero]
+    words = _spread_words([m.value for m in off], spread) if off else []
+    if any(not m.is_zero for m in found.centre):
+        words.append(f"centre off by {max(abs(m.value) for m in found.centre):.2g} standard deviations")
+    if any(not m.is_zero for m in found.correlation):
+        words.append(f"correlations off by {max(abs(m.value) for m in found.correlation):.2g}")
+    if evidence is not None and abs(evidence) > EVIDENCE_FLOOR:
+        words.append(f"log evidence off by {evidence:+.2g} nats")
+    if not words and not predictive.kl.is_zero:
+        words.append(f"predictive {predictive.kl.value:.2g} nats per example from the exact one")
+    if (off and abs(spread) > math.log(POSTERIOR_FACTOR)) or shift > POSTERIOR_SHIFT:
+        return Exactness.NOT_A_POSTERIOR, "; ".join(words)
+    if words:
+        return Exactness.APPROXIMATE, "; ".join(words)
+    if fixed:
+        return Exactness.ASYMPTOTIC, f"no error beyond that of {found.effective_draws:.0f} effective draws"
+    return Exactness.EXACT, ""
+
+
+def _spread_words(off: list[float], mean: float) -> list[str]:
+    percent: list[float] = [100 * (math.exp(value) - 1) for value in off]
+    if min(off) < 0 < max(off):
+        return [f"standard deviations wrong by {min(percent):+.0f}% to {max(percent):+.0f}%"]
+    if mean < math.log(0.01):
+        return ["no spread at all"]
+    change = 100 * abs(math.exp(mean) - 1)
+    return [f"{'over' if mean < 0 else 'under'}-confident by {change:.0f}%"]
