@@ -10,13 +10,17 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesify.errors import MethodError, UnsupportedError, suggest
 from bayesify.model.parameters import Layout, Slot
+
+if TYPE_CHECKING:
+    from bayesify.model.likelihoods import Likelihood
+    from bayesify.model.prior_predictive import PriorCheck
 
 LIKELIHOOD_LOG_SCALE = 1.0
 """Prior standard deviation of a likelihood's own parameters (log noise scales): a factor e either way is ordinary."""
@@ -53,6 +57,32 @@ class Prior(ABC):
             scale[slot.offset : slot.offset + slot.size] = self.scale_of(slot)
             loc[slot.offset : slot.offset + slot.size] = 1.0 if slot.role == "scale" else 0.0
         return BoundPrior(self, loc[: layout.num_parameters], scale[: layout.num_parameters], num_likelihood)
+
+    def check(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        likelihood: "str | Likelihood | None" = None,
+        num_functions: int = 100,
+        seed: int = 0,
+    ) -> "PriorCheck":
+        """Draws functions from this prior and says in words what is wrong with them, if anything.
+
+        Args:
+            model: any module; it is copied, never changed.
+            inputs: some typical inputs (B, ...), prepared as for `fit`; at most 500 are looked at.
+            likelihood: a name or a Likelihood; None is categorical for several outputs, gaussian for one. For real
+                targets outputs are judged against standardised ones.
+            num_functions: how many functions to draw.
+            seed: of the draws.
+
+        Raises:
+            UnsupportedError: the prior is improper.
+            DataError: fewer than 2 inputs, or inputs that are not finite numbers.
+        """
+        from bayesify.model.prior_predictive import check_prior
+
+        return check_prior(self, model, inputs, likelihood, num_functions, seed)
 
 
 class BoundPrior:
