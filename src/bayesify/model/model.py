@@ -26,7 +26,8 @@ class Model:
     def split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """(..., P) → network parameters (..., P_network), likelihood parameters (..., L)."""
         size = self.network.layout.num_parameters
-        return theta[..., :size], theta[..., size:]
+        network, own = theta.split([size, theta.shape[-1] - size], dim=-1)
+        return network, own
 
     def outputs(self, theta: Tensor, inputs: Any, buffers: Buffers, meter: Meter | None = None) -> Tensor:
         """Outputs of K particles, (K, B, C), without gradients.

@@ -39,6 +39,7 @@ class Layout:
     def __init__(self, slots: tuple[Slot, ...]) -> None:
         self.slots = slots
         self.num_parameters = sum(slot.size for slot in slots)
+        self._sizes = [slot.size for slot in slots]
 
     @staticmethod
     def of(module: nn.Module) -> "Layout":
@@ -84,7 +85,9 @@ class Layout:
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
         """(*lead, P) to views {name: (*lead, *shape)}."""
         lead = theta.shape[:-1]
-        return {slot.name: theta.narrow(-1, slot.offset, slot.size).reshape(*lead, *slot.shape) for slot in self.slots}
+        # One split, whose derivative is one concatenation, where slices would each be padded to P and added up.
+        parts = theta.split(self._sizes, dim=-1)
+        return {s.name: part.reshape(*lead, *s.shape) for s, part in zip(self.slots, parts, strict=True)}
 
     def describe(self) -> list[list[object]]:
         """JSON-ready [name, shape] pairs: what a saved posterior is checked against."""
