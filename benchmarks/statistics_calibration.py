@@ -31,9 +31,9 @@ class Scenario:
     """A law that fields of differences are drawn from; the true differences are zero.
 
     `excess`: variance of a split's shift over the variance of a test set's mean, one number for all methods or one
-    per method. `training_share`: the training set's part of it; the rest is the seed's. `training`: correlation of two splits' training-set shifts, "nb"
-    for n_test / n (Nadeau and Bengio's assumption) or "overlap" for the share of common training rows.
-    `control_share`: how much of every variance is the control's.
+    per method. `training_share`: the training set's part of it; the rest is the seed's. `training`: correlation of
+    two splits' training-set shifts, "nb" for n_test / n (Nadeau and Bengio's assumption) or "overlap" for the share
+    of common training rows. `control_share`: how much of every variance is the control's.
     """
 
     name: str

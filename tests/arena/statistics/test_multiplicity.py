@@ -9,7 +9,7 @@ from bayesify.arena.statistics import Difference, holm
 from bayesify.arena.statistics.multiplicity import match_interval, simultaneous_tail
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_holm_agrees_with_statsmodels(p_values):
     np.testing.assert_allclose(holm(p_values), multipletests(p_values, method="holm")[1], atol=1e-15)
