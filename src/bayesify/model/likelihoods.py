@@ -160,7 +160,7 @@ class Gaussian(Likelihood):
     kind = "regression"
 
     def __post_init__(self) -> None:
-        if self.scale is not None and not self.scale > 0:
+        if self.scale is not None and not 0 < self.scale < math.inf:
             raise MethodError(f"Gaussian(scale={self.scale}): the noise scale must be positive, or None to learn it.")
 
     @property
@@ -171,7 +171,7 @@ class Gaussian(Likelihood):
     def noise(self, parameters: Tensor) -> Tensor:
         """Standard deviations (..., D) from parameters (..., L)."""
         if self.scale is not None:
-            return torch.full((*parameters.shape[:-1], self.num_targets), self.scale).to(parameters)
+            return parameters.new_full((*parameters.shape[:-1], self.num_targets), self.scale)
         return parameters.exp() + MIN_SCALE
 
     def log_prob(self, outputs: Tensor, targets: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
@@ -250,8 +250,8 @@ class StudentT(Likelihood):
     kind = "regression"
 
     def __post_init__(self) -> None:
-        if not self.df > 0 or (self.scale is not None and not self.scale > 0):
-            raise MethodError(f"StudentT(df={self.df}, scale={self.scale}): both must be positive.")
+        if not 0 < self.df < math.inf or (self.scale is not None and not 0 < self.scale < math.inf):
+            raise MethodError(f"StudentT(df={self.df}, scale={self.scale}): both must be positive and finite.")
 
     @property
     def num_parameters(self) -> int:  # type: ignore[override]
@@ -302,9 +302,10 @@ class Poisson(Likelihood):
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:  # noqa: D102
         _require_outputs(outputs, 1, "the Poisson likelihood")
-        if bool((targets < 0).any()) or bool((targets != targets.round()).any()):
+        wrong = targets[(targets < 0) | (targets != targets.round())]
+        if len(wrong):
             raise DataError(
-                f"the Poisson likelihood needs counts 0, 1, 2, …, got {float(targets.min()):.4g} among the targets: "
+                f"the Poisson likelihood needs counts 0, 1, 2, …, got {float(wrong[0]):.4g} among the targets: "
                 "use likelihood='gaussian' for real numbers."
             )
 
@@ -328,8 +329,8 @@ class Loss(Likelihood):
     kind = "loss"
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise MethodError(f"Loss(temperature={self.temperature}): the temperature must be positive.")
+        if not 0 < self.temperature < math.inf:
+            raise MethodError(f"Loss(temperature={self.temperature}): the temperature must be positive and finite.")
 
     def log_prob(self, outputs: Tensor, targets: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
         return -self.function(outputs, targets) / self.temperature

@@ -210,6 +210,7 @@ class Laplace(Prior):
 
     def __post_init__(self) -> None:
         _check_scale("Laplace", self.scale)
+        _check_scale("Laplace(gain=...)", self.gain)
 
     def scale_of(self, slot: Slot) -> float:  # noqa: D102
         return _resolve(self.scale, slot, self.gain)
@@ -238,6 +239,7 @@ class StudentT(Prior):
 
     def __post_init__(self) -> None:
         _check_scale("StudentT", self.scale)
+        _check_scale("StudentT(gain=...)", self.gain)
         if not self.df > 0:
             raise MethodError(f"StudentT(df={self.df}): degrees of freedom must be positive.")
 
@@ -275,6 +277,7 @@ class Horseshoe(Prior):
 
     def __post_init__(self) -> None:
         _check_scale("Horseshoe", self.scale)
+        _check_scale("Horseshoe(gain=...)", self.gain)
 
     def scale_of(self, slot: Slot) -> float:  # noqa: D102
         return _resolve(self.scale, slot, self.gain)
