@@ -7,18 +7,21 @@ the method declares of itself.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from bayesify.covariance import Diagonal
 from bayesify.data import Data
 from bayesify.engine.budget import Budget, Meter
+from bayesify.engine.rng import seed_of
 from bayesify.engine.run import Run
 from bayesify.errors import BayesifyError, BudgetError, UnsupportedError
 from bayesify.exactness.conjugate import linear_regression
 from bayesify.exactness.known import KnownPosterior, effective_parameters
 from bayesify.exactness.logistic import logistic_regression
-from bayesify.exactness.measure import Distances, Measured, Moments, distances, moments
+from bayesify.exactness.measure import MIN_BATCHED, Distances, Measured, Moments, distances, moments
 from bayesify.exactness.result import CheckResult, Failure, ProblemCheck
 from bayesify.fitting import fit_problem, make_problem
 from bayesify.methods.base import Exactness, Method, describe
@@ -35,6 +38,9 @@ DEFAULT_BUDGET = Budget(epochs=2000)
 TEMPERATURES = (1.0, 0.3)
 FRESH_DRAWS, PREDICTIVE_DRAWS = 10_000, 1_000
 """Draws of a posterior that gives as many as one asks for: of parameters (errors of 1%), and for predictions."""
+
+SAMPLER_RUNS = 4
+"""Runs of a method that gives only so many draws, each with its own seed and budget, so that errors can be seen."""
 
 FLOOR = 0.02
 """Errors of an optimiser that are still called exact, in standard deviations (and of log standard deviations)."""
@@ -87,20 +93,15 @@ def check_method(
 
 
 def _check(method: Method, known: KnownPosterior, seed: int, budget: Budget) -> ProblemCheck:
-    problem = _problem(method, known)
-    run = Run(
-        problem.meter,
-        limit=budget.limit(problem.num_examples, method.num_particles),
-        seconds=budget.seconds,
-        seed=seed,
-    )
-    posterior = fit_problem(problem, method, run)
-    known = known.at(posterior.record.temperature)  # what the method says it targeted
+    runs = [_fit(method, known, seed, budget)]
+    posterior = runs[0].posterior
     fixed = _is_fixed(posterior)
-    particles = posterior.particles(None if fixed else FRESH_DRAWS, seed)
-    theta = effective_parameters(posterior.model, particles, known.inputs.shape[1])
-    found = moments(theta, known, independent=not fixed, floor=FLOOR)
-    effective = found.effective_draws if fixed else float(PREDICTIVE_DRAWS)
+    if fixed and len(runs[0].theta) >= MIN_BATCHED:
+        runs += [_fit(method, known, seed_of(seed, "repeat", i), budget) for i in range(1, SAMPLER_RUNS)]
+    theta = torch.cat([run.theta for run in runs])
+    known = known.at(posterior.record.temperature)  # what the method says it targeted
+    found = moments(theta, known, independent=not fixed, floor=FLOOR, num_runs=len(runs))
+    effective = found.effective_draws / len(runs) if fixed else float(PREDICTIVE_DRAWS)
     predictive = _distances(posterior, known, None if fixed else PREDICTIVE_DRAWS, effective, seed)
     factor = posterior.diagnostics.values.get("prior_precision_factor")
     notes = []
@@ -123,8 +124,21 @@ def _check(method: Method, known: KnownPosterior, seed: int, budget: Budget) -> 
         evidence_error=evidence_error,
         law=_mean_field_law(posterior, known, found),
         notes=tuple(notes),
-        seconds=posterior.cost.seconds,
+        seconds=sum(run.posterior.cost.seconds for run in runs),
     )
+
+
+class _Fitted(NamedTuple):
+    posterior: Posterior
+    theta: Tensor  # (S, P)
+
+
+def _fit(method: Method, known: KnownPosterior, seed: int, budget: Budget) -> _Fitted:
+    problem = _problem(method, known)
+    limit = budget.limit(problem.num_examples, method.num_particles)
+    posterior = fit_problem(problem, method, Run(problem.meter, limit=limit, seconds=budget.seconds, seed=seed))
+    particles = posterior.particles(None if _is_fixed(posterior) else FRESH_DRAWS, seed)
+    return _Fitted(posterior, effective_parameters(posterior.model, particles, known.inputs.shape[1]))
 
 
 def _problem(method: Method, known: KnownPosterior) -> Problem:

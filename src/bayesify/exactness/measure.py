@@ -15,6 +15,7 @@ from bayesify.engine.rng import generator
 from bayesify.exactness.known import KnownPosterior
 
 NUM_BATCHES = 20
+"""Per run."""
 MIN_BATCHED = 200
 """Fewer draws than this are taken for independent: there is nothing to estimate their dependence from."""
 FAILURE_RATE = 1e-5
@@ -61,17 +62,18 @@ class Distances(NamedTuple):
     """Error of the joint log density of all test targets, in nats."""
 
 
-def moments(theta: Tensor, known: KnownPosterior, *, independent: bool, floor: float) -> Moments:
+def moments(theta: Tensor, known: KnownPosterior, *, independent: bool, floor: float, num_runs: int = 1) -> Moments:
     """Compares draws with the known mean and covariance.
 
     Args:
-        theta: (S, P).
+        theta: (S, P), of one run after the other.
         known: what they should be draws from.
         independent: whether the draws are known to be independent.
         floor: what numerical error is tolerated anyway, in standard deviations.
+        num_runs: how many runs the draws are of, equally many of each.
     """
     count = len(theta)
-    batches = None if independent or count < MIN_BATCHED else NUM_BATCHES
+    batches = None if independent or count < MIN_BATCHED * num_runs else NUM_BATCHES * num_runs
     z = _critical(math.inf if batches is None else batches - 1)
     u = (theta - known.mean) / known.stddev  # in posterior standard deviations
     mean = u.mean(0)
