@@ -11,6 +11,7 @@ All agree to rounding (a contract test). FLOPs are counted once per traced shape
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from bayesify.engine.graph import leave_out_trivial_views
 from bayesify.engine.rng import seeded
 
 TRACE_AFTER = 3
@@ -32,7 +34,7 @@ LOOP_ABOVE = 20_000_000
 """K × P above which particles are looped over: batched weights would no longer fit caches, or memory."""
 
 REFUSALS = ("vmap", "functorch", "Batching rule", "batching rule", "inplace arithmetic", "match the broadcast shape")
-"""What torch says where it cannot batch; the last is an in-place operation on something that is not batched (an LSTM)."""
+"""What torch says where it cannot batch; the last is an in-place operation where batches meet what is not batched."""
 
 Function = Callable[..., Any]
 
@@ -54,6 +56,15 @@ class Way(StrEnum):
     LOOPED = "looped"
 
 
+@dataclass
+class _Known:
+    """What is known of one combination of shapes."""
+
+    calls: int = 0
+    graph: Function | None = None
+    flops: float = 0.0
+
+
 class Vectorised:
     """f(theta, *rest) of one particle, made batched over theta's first dimension.
 
@@ -68,9 +79,7 @@ class Vectorised:
         self._function = function
         self._gradient = gradient
         self._way = way
-        self._seen: dict[Any, int] = {}
-        self._graphs: dict[Any, Callable[..., Any]] = {}
-        self._flops: dict[Any, float] = {}
+        self._known: dict[Any, _Known] = {}
         self.refused: str | None = None
         """Why vmap could not be used, if it could not."""
 
@@ -84,16 +93,19 @@ class Vectorised:
         """
         leaves, spec = pytree.tree_flatten(rest)
         key = (in_dims, theta.shape, theta.dtype, tuple((x.shape, x.dtype) for x in leaves), spec)
-        if key in self._flops:
-            return Evaluated(self._evaluate(key, in_dims, theta, rest, leaves, spec), self._flops[key])
+        known = self._known.get(key)
+        if known is not None:
+            return Evaluated(self._evaluate(known, in_dims, theta, rest, leaves, spec), known.flops)
+        known = _Known()
         with FlopCounterMode(display=False) as counter:
-            result = self._evaluate(key, in_dims, theta, rest, leaves, spec)
-        self._flops[key] = float(counter.get_total_flops())
-        return Evaluated(result, self._flops[key])
+            result = self._evaluate(known, in_dims, theta, rest, leaves, spec)
+        known.flops = float(counter.get_total_flops())
+        self._known[key] = known  # only now: a call that failed has counted nothing
+        return Evaluated(result, known.flops)
 
     def _evaluate(
         self,
-        key: Any,
+        known: _Known,
         in_dims: tuple[int | None, ...],
         theta: Tensor,
         rest: tuple[Any, ...],
@@ -102,11 +114,10 @@ class Vectorised:
     ) -> Any:
         if self._must_loop(theta):
             return self._looped(in_dims, theta, rest)
-        graph = self._graphs.get(key)
-        if graph is None and self._wants_trace(key):
-            graph = self._trace(key, in_dims, theta, leaves, spec)
-        if graph is not None:
-            return graph(theta, *leaves)
+        if known.graph is None and self._wants_trace(known):
+            known.graph = self._trace(in_dims, theta, leaves, spec)
+        if known.graph is not None:
+            return known.graph(theta, *leaves)
         try:
             return self._batched(in_dims)(theta, *rest)
         except RuntimeError as error:
@@ -119,18 +130,18 @@ class Vectorised:
         """What `theta`'s shape is evaluated by, for the record."""
         if self._must_loop(theta):
             return Way.LOOPED
-        return Way.TRACED if self._graphs else Way.EAGER
+        return Way.TRACED if any(known.graph for known in self._known.values()) else Way.EAGER
 
     def _must_loop(self, theta: Tensor) -> bool:
         if self._way != Way.AUTO:
             return self._way == Way.LOOPED
         return self.refused is not None or theta.numel() > LOOP_ABOVE
 
-    def _wants_trace(self, key: Any) -> bool:
+    def _wants_trace(self, known: _Known) -> bool:
         if self._way == Way.EAGER:
             return False
-        self._seen[key] = self._seen.get(key, 0) + 1
-        return self._way == Way.TRACED or self._seen[key] >= TRACE_AFTER
+        known.calls += 1
+        return self._way == Way.TRACED or known.calls >= TRACE_AFTER
 
     def _batched(self, in_dims: tuple[int | None, ...]) -> Function:
         function = grad_and_value(self._function, has_aux=True) if self._gradient else self._function
@@ -147,8 +158,8 @@ class Vectorised:
         return flat
 
     def _trace(
-        self, key: Any, in_dims: tuple[int | None, ...], theta: Tensor, leaves: list[Tensor], spec: Any
-    ) -> Callable[..., Any] | None:
+        self, in_dims: tuple[int | None, ...], theta: Tensor, leaves: list[Tensor], spec: Any
+    ) -> Function | None:
         batched = self._batched(in_dims)
 
         def flat(theta: Tensor, *leaves: Tensor) -> Any:
@@ -162,11 +173,11 @@ class Vectorised:
                 raise
             self.refused = str(error).splitlines()[0]
             return None
+        leave_out_trivial_views(graph)
         graph.graph.eliminate_dead_code(_has_effect)
         graph.recompile()
         # GraphModule.__call__ walks Module machinery; the generated forward is the bare function.
-        self._graphs[key] = graph.forward
-        return self._graphs[key]
+        return graph.forward
 
     def _looped(self, in_dims: tuple[int | None, ...], theta: Tensor, rest: tuple[Any, ...]) -> Any:
         results = []
