@@ -55,9 +55,9 @@ class Layout:
         }
         slots: list[Slot] = []
         offset = 0
-        for name, parameter in module.named_parameters():
-            if not parameter.requires_grad:
-                continue
+        trainable = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        _check_alike(trainable)
+        for name, parameter in trainable:
             role = _role(name.rpartition(".")[2], parameter, owners[name])
             slots.append(Slot(name, parameter.shape, offset, _fan_in(parameter, owners[name], role), role))
             offset += parameter.numel()
@@ -92,6 +92,16 @@ class Layout:
     def describe(self) -> list[list[object]]:
         """JSON-ready [name, shape] pairs: what a saved posterior is checked against."""
         return [[slot.name, list(slot.shape)] for slot in self.slots]
+
+
+def _check_alike(trainable: list[tuple[str, nn.Parameter]]) -> None:
+    for name, parameter in trainable[1:]:
+        first, other = trainable[0][1], parameter
+        if (first.dtype, first.device) != (other.dtype, other.device):
+            raise ModelError(
+                f"trainable parameters must share one dtype and device, but {trainable[0][0]!r} is {first.dtype} on "
+                f"{first.device} and {name!r} is {other.dtype} on {other.device}: convert the model with .to(...)."
+            )
 
 
 def _role(leaf: str, parameter: Tensor, owner: nn.Module) -> str:
