@@ -96,5 +96,82 @@ class Full(Covariance):
         return {"root": self.root}
 
 
+class KroneckerBasis:
+    """An orthogonal Q (P, P): after reordering, a block L ⊗ R for every layer, then the identity.
+
+    `order` (P,) lists the parameters layer by layer; a layer's (out, in) matrix V is rotated to Lᵀ V R. What follows
+    the last layer is left as it is.
+    """
+
+    def __init__(self, order: Tensor, factors: list[tuple[Tensor, Tensor]]) -> None:
+        self.order, self.factors = order, factors
+
+    def into(self, vector: Tensor) -> Tensor:
+        """Qᵀ v: (..., P) → (..., P)."""
+        return self._blocks(vector[..., self.order], [(left.mT, right) for left, right in self.factors])
+
+    def out_of(self, vector: Tensor) -> Tensor:
+        """Q v: (..., P) → (..., P)."""
+        return self._restored(self._blocks(vector, [(left, right.mT) for left, right in self.factors]))
+
+    def diagonal(self, values: Tensor) -> Tensor:
+        """The diagonal of Q diag(values) Qᵀ, (P,)."""
+        squares = [(left.square(), right.square().mT) for left, right in self.factors]
+        return self._restored(self._blocks(values, squares))
+
+    def named_factors(self) -> dict[str, Tensor]:
+        """{left_0, right_0, left_1, …}."""
+        pairs = enumerate(self.factors)
+        return {f"{side}_{i}": value for i, pair in pairs for side, value in zip(("left", "right"), pair, strict=True)}
+
+    @staticmethod
+    def _blocks(vector: Tensor, maps: list[tuple[Tensor, Tensor]]) -> Tensor:
+        parts, start = [], 0
+        for left, right in maps:
+            size = len(left) * len(right)
+            block = vector[..., start : start + size].reshape(*vector.shape[:-1], len(left), len(right))
+            parts.append((left @ block @ right).flatten(-2))
+            start += size
+        return torch.cat([*parts, vector[..., start:]], dim=-1)
+
+    def _restored(self, vector: Tensor) -> Tensor:
+        result = torch.empty_like(vector)
+        result[..., self.order] = vector
+        return result
+
+
+class Kronecker(Covariance):
+    """Σ = D Q diag(eigenvariance) Qᵀ D with D = diag(scale) and Q a Kronecker product per layer.
+
+    Args:
+        scale: (P,).
+        eigenvariance: (P,), in the order of the basis.
+        order: (P,) integers, see `KroneckerBasis`.
+        factors: left_0 (out, out), right_0 (in, in), left_1, …
+    """
+
+    name = "kronecker"
+
+    def __init__(self, scale: Tensor, eigenvariance: Tensor, order: Tensor, **factors: Tensor) -> None:
+        self.scale, self.eigenvariance = scale, eigenvariance
+        pairs = [(factors[f"left_{i}"], factors[f"right_{i}"]) for i in range(len(factors) // 2)]
+        self.basis = KroneckerBasis(order, pairs)
+
+    def sample(self, num_samples: int, rng: torch.Generator) -> Tensor:  # noqa: D102
+        noise = _normal((num_samples, len(self.scale)), self.scale, rng)
+        return self.scale * self.basis.out_of(self.eigenvariance.sqrt() * noise)
+
+    def variance(self) -> Tensor:  # noqa: D102
+        return self.scale.square() * self.basis.diagonal(self.eigenvariance)
+
+    def project(self, jacobian: Tensor) -> Tensor:  # noqa: D102
+        rotated = self.basis.into(jacobian * self.scale)
+        return (rotated * self.eigenvariance) @ rotated.mT
+
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        own = {"scale": self.scale, "eigenvariance": self.eigenvariance, "order": self.basis.order}
+        return own | self.basis.named_factors()
+
+
 def _normal(shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=rng, device=like.device, dtype=like.dtype)

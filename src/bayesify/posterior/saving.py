@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from bayesify.posterior.base import Diagnostics, Posterior, Record
 from bayesify.posterior.calibrated import Calibrated
 from bayesify.posterior.draws import Draws
 from bayesify.posterior.gaussian import Gaussian
+from bayesify.posterior.linearised import Linearised
 from bayesify.posterior.mixture import Mixture
 
 FORMAT = 1
@@ -38,8 +40,7 @@ def save(posterior: Posterior, path: Path) -> None:
             "a posterior under a Loss cannot be saved, because the loss is your own function: save posterior.sample()."
         )
     tensors = {name: value.detach().cpu().contiguous() for name, value in posterior.tensors().items()}
-    if network.is_restricted:
-        tensors |= {f"frozen.{name}": value.cpu().contiguous() for name, value in network.frozen().items()}
+    tensors |= {f"frozen.{name}": value.cpu().contiguous() for name, value in _frozen(posterior).items()}
     header = {
         "format": FORMAT,
         "posterior": {"form": posterior.form, **posterior.settings()},
@@ -70,13 +71,31 @@ def load(path: str | Path, model: nn.Module) -> Posterior:
     header, tensors = _read(Path(path))
     likelihood = likelihood_from_settings(header["likelihood"])
     frozen = {n.removeprefix("frozen."): t for n, t in tensors.items() if n.startswith("frozen.")}
-    network = _network(Path(path), model, header, frozen)
-    tensors = {name: _place(value, network) for name, value in tensors.items() if not name.startswith("frozen.")}
-    posterior = _restore(Model(network, likelihood), tensors, header["posterior"])
+    tensors = {name: value for name, value in tensors.items() if not name.startswith("frozen.")}
+
+    def build(frozen: dict[str, Tensor]) -> Model:
+        return Model(_network(Path(path), model, header, frozen), likelihood)
+
+    posterior = _restore(build, frozen, tensors, header["posterior"])
     record = header["record"]
     diagnostics = Diagnostics(record["diagnostics"]["values"], tuple(record["diagnostics"]["warnings"]))
     posterior.record = Record(**(record | {"cost": Cost(**record["cost"]), "diagnostics": diagnostics}))
     return posterior
+
+
+def _frozen(posterior: Posterior) -> dict[str, Tensor]:
+    """Values of what is not inferred but was trained: one set, or one for each component of a mixture."""
+    if isinstance(posterior, Calibrated):
+        return _frozen(posterior.base)
+    network = posterior.model.network
+    if not isinstance(posterior, Mixture) or all(part.model.network is network for part in posterior.components):
+        return network.frozen() if network.is_restricted else {}
+    parts = enumerate(posterior.components)
+    return {f"{_component(i)}{name}": value for i, part in parts for name, value in _frozen(part).items()}
+
+
+def _component(index: int) -> str:
+    return f"component-{index}/"
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -99,7 +118,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _network(path: Path, model: nn.Module, header: dict[str, Any], frozen: dict[str, Tensor]) -> Network:
     module = transformed(model, header["transform"])
-    own = {name: list(p.shape) for name, p in module.named_parameters()}
+    own = {name: list(p.shape) for name, p in (*module.named_parameters(), *module.named_buffers())}
     saved: list[list[Any]] = header["layout"]
     for name, shape in [*saved, *([name, list(value.shape)] for name, value in frozen.items())]:
         if own.get(name) != shape:
@@ -122,17 +141,29 @@ def _place(value: Tensor, network: Network) -> Tensor:
     return value.to(network.device, network.dtype) if value.is_floating_point() else value.to(network.device)
 
 
-def _restore(model: Model, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Posterior:
+def _restore(
+    build: Callable[[dict[str, Tensor]], Model],
+    frozen: dict[str, Tensor],
+    tensors: dict[str, Tensor],
+    settings: dict[str, Any],
+) -> Posterior:
     form = settings["form"]
     if form == Mixture.form:
-        parts = enumerate(settings["components"])
-        return Mixture([_restore(model, _group(tensors, f"{i}."), part) for i, part in parts])
+        shared = None if any(name.startswith(_component(0)) for name in frozen) else build(frozen)
+        components = []
+        for i, part in enumerate(settings["components"]):
+            own = _group(frozen, _component(i))
+            maker = build if shared is None else (lambda _, model=shared: model)
+            components.append(_restore(maker, own, _group(tensors, f"{i}."), part))
+        return Mixture(components)
     if form == Calibrated.form:
-        return Calibrated(_restore(model, _group(tensors, "base."), settings["base"]), settings["temperature"])
-    restored = {Draws.form: Draws.restored, Gaussian.form: Gaussian.restored}
+        base = _restore(build, frozen, _group(tensors, "base."), settings["base"])
+        return Calibrated(base, settings["temperature"])
+    restored = {kind.form: kind.restored for kind in (Draws, Gaussian, Linearised)}
     if form not in restored:
         raise SaveError(f"unknown posterior form {form!r}: the file comes from a newer bayesify; upgrade.")
-    return restored[form](model, tensors, settings)
+    model = build(frozen)
+    return restored[form](model, {name: _place(value, model.network) for name, value in tensors.items()}, settings)
 
 
 def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
