@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bayesify import models as models
     from bayesify import priors as priors
     from bayesify.arena.compare import compare as compare
+    from bayesify.conformal import conformalise as conformalise
     from bayesify.fitting import estimate as estimate
     from bayesify.fitting import fit as fit
     from bayesify.integrations.sklearn import BayesClassifier as BayesClassifier
@@ -30,6 +31,7 @@ _LAZY = {
     "estimate": "bayesify.fitting:estimate",
     "load": "bayesify.posterior.saving:load",
     "evaluate": "bayesify.metrics.evaluate:evaluate",
+    "conformalise": "bayesify.conformal:conformalise",
     "BayesClassifier": "bayesify.integrations.sklearn:BayesClassifier",
     "BayesRegressor": "bayesify.integrations.sklearn:BayesRegressor",
     "Posterior": "bayesify.posterior.base:Posterior",

@@ -103,7 +103,8 @@ def optimise(problem: Problem, run: Run, theta: Tensor, schedule: Schedule) -> T
         rate = cosine(run.fraction, schedule.learning_rate, schedule.final_fraction)
         gradient = problem.gradient(state.theta, batch, mode).gradient
         state = step(state, gradient * (problem.temperature / problem.num_examples), rate)
-        if problem.validation is not None and run.fraction * VALIDATIONS >= int(state.checks) + 1:
+        due = problem.validation is not None and run.fraction * VALIDATIONS >= int(state.checks) + 1
+        if due and run.affords(2 * reserve):  # or else the last one, below, is all that is left
             state = _validate(problem, state)
             if schedule.patience is not None and int(state.stalled) >= schedule.patience:
                 break

@@ -37,7 +37,7 @@ class MCDropout(Method):
         batch_size: examples per step.
     """
 
-    rate: float = 0.05
+    rate: float = 0.02
     num_samples: int = 100
     learning_rate: float = 1e-2
     batch_size: int = 64

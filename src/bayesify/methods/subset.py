@@ -94,7 +94,7 @@ class Subset(Method):
         theta = problem.initial() if problem.pretrained else self._mode(problem, run)
         part = self._part(problem, theta, problem.buffers(theta[None]))
         posterior = self.method.fit(part, run.phase("part"))
-        if run.remaining <= 0.02 * run.limit:
+        if self.is_post_hoc and not problem.pretrained:
             run.notes.pop("unspent", None)  # the method found its part pretrained, but the budget went into that
         return posterior
 
