@@ -165,8 +165,12 @@ class Run:
                 batch = Batch(data.select(order[..., start : start + batch_size]), independent)
             self._step += 1
             yield batch
-            if self._progress is not None:
-                self._progress(self.fraction)
+            self.show_progress()
+
+    def show_progress(self) -> None:
+        """Tells who watches how far this phase is; `batches` does so by itself."""
+        if self._progress is not None:
+            self._progress(self.fraction)
 
     def _order(self, num_examples: int, epoch: int, num_particles: int) -> Tensor:
         rng = generator("cpu", self.seed, self.name, "order", epoch)

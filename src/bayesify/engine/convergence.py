@@ -1,0 +1,102 @@
+"""Have the chains mixed, and how many independent draws are they worth (Vehtari et al., Bayesian Analysis 2021).
+
+Both diagnostics split every chain in two, so that a drift within a chain shows, and replace values by normal scores of
+their ranks, so that heavy tails cannot hide it. They take K chains of S draws of D quantities, (K, S, D).
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+MINIMUM_DRAWS = 4
+"""Per chain: half a chain needs two draws to have a variance."""
+
+
+class Convergence(NamedTuple):
+    """One number each per quantity, (D,)."""
+
+    r_hat: Array
+    """1 when chains agree; above about 1.01 they disagree in location or spread."""
+    ess: Array
+    """How many independent draws would estimate the mean as well."""
+
+
+def convergence(draws: Array) -> Convergence:
+    """Rank-normalised split R-hat and bulk effective sample size.
+
+    Args:
+        draws: (K, S, D) with S ≥ 4.
+
+    Returns:
+        NaN for quantities that never change.
+    """
+    halves = _split(np.asarray(draws, dtype=np.float64))
+    folded = np.abs(halves - np.median(halves, axis=(0, 1)))
+    scores = _normal_scores(halves)
+    return Convergence(np.maximum(_r_hat(scores), _r_hat(_normal_scores(folded))), _ess(scores))
+
+
+def effective_sample_size(draws: Array) -> Array:
+    """Effective sample size (D,) of the means of (K, S, D) as they are, for their Monte Carlo errors."""
+    return _ess(_split(np.asarray(draws, dtype=np.float64)))
+
+
+def _split(draws: Array) -> Array:
+    half = draws.shape[1] // 2  # the middle draw of an odd number is left out
+    return np.concatenate([draws[:, :half], draws[:, -half:]])
+
+
+def _normal_scores(draws: Array) -> Array:
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    chains, length, quantities = draws.shape
+    ranks = rankdata(draws.reshape(-1, quantities), axis=0)
+    scores: Array = ndtri((ranks - 3 / 8) / (chains * length + 1 / 4))  # Blom's offsets
+    return scores.reshape(draws.shape)
+
+
+def _r_hat(draws: Array) -> Array:
+    length = draws.shape[1]
+    within = draws.var(axis=1, ddof=1).mean(axis=0)
+    between = length * draws.mean(axis=1).var(axis=0, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result: Array = np.sqrt((between / within + length - 1) / length)
+    return result
+
+
+def _ess(draws: Array) -> Array:
+    chains, length, _ = draws.shape
+    covariance = _autocovariance(draws).mean(axis=1)  # (S, D), divided by S
+    within = covariance[0] * length / (length - 1)
+    total = covariance[0] + draws.mean(axis=1).var(axis=0, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation = 1 - (within - covariance) / total
+    correlation[0] = 1.0
+    return np.array([chains * length / _correlation_time(rho, chains * length) for rho in correlation.T])
+
+
+def _autocovariance(draws: Array) -> Array:
+    """(S, K, D): lag by chain by quantity, by fast Fourier transform."""
+    length = draws.shape[1]
+    centred = draws - draws.mean(axis=1, keepdims=True)
+    spectrum = np.fft.rfft(centred, n=2 * length, axis=1)
+    covariance = np.fft.irfft(np.abs(spectrum) ** 2, n=2 * length, axis=1)[:, :length] / length
+    return np.moveaxis(covariance, 1, 0)
+
+
+def _correlation_time(rho: Array, num_draws: int) -> float:
+    """Geyer's initial monotone sequence: pair sums are positive and fall, so noise beyond is cut off."""
+    if not np.isfinite(rho).all():
+        return float("nan")
+    pairs = rho[0 : 2 * (len(rho) // 2) : 2] + rho[1::2]
+    negative = np.flatnonzero(pairs < 0)
+    stop = negative[0] if len(negative) else len(pairs)
+    monotone = np.minimum.accumulate(pairs[:stop])
+    last = max(rho[2 * stop], 0.0) if 2 * stop < len(rho) else 0.0
+    time = -1 + 2 * float(monotone.sum()) + last
+    return max(time, 1 / math.log10(num_draws))  # at most num_draws × log10(num_draws), for antithetic chains

@@ -1,0 +1,97 @@
+"""Hamilton's equations for K chains at once: leapfrog, energy error, Metropolis test (Neal 2011).
+
+For a velocity v ~ N(0, I), a step size ε, the prior's scales s and the tempered density p(θ | D)^(1/T),
+
+    v ← v + ½ ε s ∇ log p,    θ ← θ + ε s v,    v ← v + ½ ε s ∇ log p,    H = −log p(θ) + ½ |v|².               (1)
+
+Steps (1) keep volume and can be run backwards, so that accepting a trajectory with probability min(1, exp(−ΔH)) leaves
+p unchanged whatever ε, and whatever stands in place of the gradient: errors there cost acceptance, not correctness.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayesify.model.network import Mode
+from bayesify.model.problem import Problem
+
+DIVERGENT = 1000.0
+"""An energy error that no stable trajectory makes (Stan's threshold)."""
+
+
+class Point(NamedTuple):
+    """Where K chains are."""
+
+    theta: Tensor  # (K, P)
+    gradient: Tensor  # (K, P) of the tempered log density
+    log_likelihood: Tensor  # (K,) untempered, in double precision as the next
+    log_prior: Tensor  # (K,)
+
+
+class Info(NamedTuple):
+    """What a trajectory did."""
+
+    acceptance: Tensor  # (K,) probability; 0 where the energy is not finite
+    energy_error: Tensor  # (K,) ΔH
+    divergent: Tensor  # (K,)
+
+
+class Kernel(NamedTuple):
+    """The density and its geometry."""
+
+    problem: Problem
+    scale: Tensor  # (P,) s
+    mode: Mode
+
+
+def kernel_of(problem: Problem) -> Kernel:
+    """The posterior's density with the prior's scales."""
+    own = torch.full_like(problem.prior.scale[:1], problem.prior.likelihood_precision() ** -0.5)
+    scale = torch.cat([problem.prior.scale, own.expand(problem.prior.num_likelihood)])
+    return Kernel(problem, scale, Mode.PREDICT if problem.pretrained else Mode.DENSITY)
+
+
+def evaluate(kernel: Kernel, theta: Tensor) -> Point:
+    """Density and gradient at theta (K, P)."""
+    gradient, _, log_likelihood = kernel.problem.full_gradient(theta, kernel.mode)
+    # Metropolis needs small differences of large sums: single precision would round them away.
+    return Point(theta, gradient, log_likelihood.double(), kernel.problem.prior.log_density(theta.double()))
+
+
+def leapfrog(kernel: Kernel, point: Point, velocity: Tensor, step_size: Tensor, num_steps: int) -> tuple[Point, Tensor]:
+    """Equation (1), `num_steps` times, for velocity (K, P) and step_size (K,)."""
+    step = step_size.to(velocity)[:, None] * kernel.scale
+    velocity = velocity + 0.5 * step * point.gradient
+    for left in reversed(range(num_steps)):
+        point = evaluate(kernel, point.theta + step * velocity)
+        velocity = velocity + (1.0 if left else 0.5) * step * point.gradient
+    return point, velocity
+
+
+def energy_error(kernel: Kernel, start: Point, velocity: Tensor, end: Point, end_velocity: Tensor) -> Tensor:
+    """ΔH (K,), each of its three parts a difference in double precision."""
+    before, after = velocity.double(), end_velocity.double()
+    kinetic = 0.5 * ((after - before) * (after + before)).sum(-1)
+    gained = (end.log_likelihood - start.log_likelihood) + (end.log_prior - start.log_prior)
+    return kinetic - gained / kernel.problem.temperature
+
+
+def transition(
+    kernel: Kernel, point: Point, step_size: Tensor, num_steps: int, rng: torch.Generator
+) -> tuple[Point, Info]:
+    """One trajectory and its Metropolis test, for each chain by itself."""
+    theta = point.theta
+    velocity = torch.randn(theta.shape, generator=rng, dtype=theta.dtype, device=theta.device)
+    end, end_velocity = leapfrog(kernel, point, velocity, step_size, num_steps)
+    error = energy_error(kernel, point, velocity, end, end_velocity)
+    finite = torch.isfinite(error)
+    acceptance = torch.where(finite, (-error).clamp_max(0).exp(), 0.0)
+    accepted = torch.rand(len(theta), generator=rng, dtype=torch.float64, device=theta.device) < acceptance
+    moved = Point(
+        torch.where(accepted[:, None], end.theta, theta),
+        torch.where(accepted[:, None], end.gradient, point.gradient),
+        torch.where(accepted, end.log_likelihood, point.log_likelihood),
+        torch.where(accepted, end.log_prior, point.log_prior),
+    )
+    return moved, Info(acceptance, error, ~finite | (error > DIVERGENT))
