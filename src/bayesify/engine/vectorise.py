@@ -97,6 +97,8 @@ class Vectorised:
         if known is not None:
             return Evaluated(self._evaluate(known, in_dims, theta, rest, leaves, spec), known.flops)
         known = _Known()
+        if self._way == Way.TRACED:  # before counting: tracing runs the function once more
+            known.graph = self._trace(in_dims, theta, leaves, spec)
         with FlopCounterMode(display=False) as counter:
             result = self._evaluate(known, in_dims, theta, rest, leaves, spec)
         known.flops = float(counter.get_total_flops())
@@ -138,10 +140,8 @@ class Vectorised:
         return self.refused is not None or theta.numel() > LOOP_ABOVE
 
     def _wants_trace(self, known: _Known) -> bool:
-        if self._way == Way.EAGER:
-            return False
         known.calls += 1
-        return self._way == Way.TRACED or known.calls >= TRACE_AFTER
+        return self._way == Way.AUTO and known.calls >= TRACE_AFTER
 
     def _batched(self, in_dims: tuple[int | None, ...]) -> Function:
         function = grad_and_value(self._function, has_aux=True) if self._gradient else self._function
