@@ -135,7 +135,7 @@ class IVON(Method):
         target = target_of(problem)
         state = self._train(problem, phase, target)
         covariance = Diagonal(variance(state, target))
-        run.notes["ess"] = target.ess
+        run.notes["lambda_over_n"] = target.ess / problem.num_examples
         if num_draws == 0:
             return Gaussian(problem.model, state.mean, covariance)
         theta = gaussian_particles(state.mean, covariance, {}, num_draws, phase.rng).theta
