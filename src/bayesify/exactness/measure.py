@@ -14,10 +14,10 @@ from torch import Tensor
 from bayesify.engine.rng import generator
 from bayesify.exactness.known import KnownPosterior
 
-NUM_BATCHES = 20
-"""Per run."""
-MIN_BATCHED = 200
-"""Fewer draws than this are taken for independent: there is nothing to estimate their dependence from."""
+MAX_BATCHES, BATCH_SIZE = 20, 10
+"""Per run at most so many batches, of at least so many draws."""
+MIN_BATCHED = 50
+"""Fewer draws than this in a run are taken for independent: there is nothing to estimate their dependence from."""
 FAILURE_RATE = 1e-5
 """Chance that a perfect method is judged inexact, over the about 60 comparisons of a whole check."""
 NUM_COMPARISONS = 60
@@ -73,7 +73,7 @@ def moments(theta: Tensor, known: KnownPosterior, *, independent: bool, floor: f
         num_runs: how many runs the draws are of, equally many of each.
     """
     count = len(theta)
-    batches = None if independent or count < MIN_BATCHED * num_runs else NUM_BATCHES * num_runs
+    batches = None if independent else _batches(count, num_runs)
     z = _critical(math.inf if batches is None else batches - 1)
     u = (theta - known.mean) / known.stddev  # in posterior standard deviations
     mean = u.mean(0)
@@ -149,6 +149,11 @@ def _kl(exact: Tensor, other: Tensor, weights: Tensor) -> float:
 
 def _total_variation(exact: Tensor, other: Tensor, weights: Tensor) -> float:
     return float(0.5 * (weights * (exact.exp() - other.exp()).abs()).sum(0).mean())
+
+
+def _batches(count: int, num_runs: int) -> int | None:
+    each = count // num_runs
+    return None if each < MIN_BATCHED else num_runs * min(MAX_BATCHES, each // BATCH_SIZE)
 
 
 def _standard_error(values: Tensor, batches: int | None) -> Tensor:
