@@ -117,6 +117,15 @@ def test_the_rest_of_theta_stays() -> None:
     assert torch.equal(theta[:, -2:], posterior.mean[-2:].expand(5, 2))
 
 
+@pytest.mark.parametrize("likelihood", ["categorical", "gaussian"])
+def test_earlier_calls_change_nothing(likelihood: str) -> None:
+    problem, posterior = posterior_of("mlp", likelihood)
+    inputs, targets = problem.data
+    first = posterior.predict(inputs).log_prob(targets)
+    for _ in range(4):
+        assert torch.equal(posterior.predict(inputs).log_prob(targets), first)
+
+
 def test_batch_size_does_not_matter() -> None:
     problem, posterior = posterior_of("batch_norm")
     inputs = problem.data.inputs

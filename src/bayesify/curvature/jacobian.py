@@ -29,8 +29,7 @@ class Jacobian:
     """∂f/∂θ of one particle's network at any inputs."""
 
     def __init__(self, model: Model, way: Way = Way.AUTO) -> None:
-        self._model = model
-        self._one = Vectorised(self._one_example, gradient=False, way=way)
+        self._model, self._way = model, way
 
     def chunks(self, theta: Tensor, buffers: Buffers, inputs: Any, num_outputs: int) -> Iterator[Rows]:
         """Jacobians of consecutive rows, as many at a time as memory for `CHUNK_ELEMENTS` numbers holds.
@@ -42,10 +41,12 @@ class Jacobian:
             num_outputs: C.
         """
         network = self._model.split(theta)[0]
+        # Anew for every call: with a graph kept from earlier calls the same inputs would be rounded differently.
+        batched = Vectorised(self._one_example, gradient=False, way=self._way)
         for chunk in chunk_inputs(inputs, rows_per_chunk(num_outputs * len(network))):
             # The unit vectors go in as the batched argument: one of every output for every row.
             units = torch.eye(num_outputs, dtype=theta.dtype, device=theta.device).expand(num_rows(chunk), -1, -1)
-            yield Rows(*self._one((None, None, 0), units, network, buffers, chunk).result)
+            yield Rows(*batched((None, None, 0), units, network, buffers, chunk).result)
 
     def _one_example(self, units: Tensor, network: Tensor, buffers: Buffers, inputs: Any) -> tuple[Tensor, Tensor]:
         def function(network: Tensor) -> Tensor:

@@ -14,7 +14,10 @@ from bayesify.covariance import Covariance, Diagonal, Full, Kronecker, Kronecker
 
 
 class Spectrum(ABC):
-    """Q and λ of D H D = Q diag(λ) Qᵀ; subclasses are final."""
+    """Q and λ of D H D = Q diag(λ) Qᵀ; subclasses are final.
+
+    Covariances are made of contiguous tensors, as they are after loading: another layout would be rounded differently.
+    """
 
     def __init__(self, eigenvalues: Tensor) -> None:
         self.eigenvalues = eigenvalues
@@ -59,7 +62,7 @@ class FullSpectrum(Spectrum):
         return self.vectors @ vector
 
     def covariance(self, scale: Tensor, variance: Tensor) -> Covariance:  # noqa: D102
-        return Full((scale.double()[:, None] * self.vectors * variance.sqrt()).to(scale))
+        return Full((scale.double()[:, None] * self.vectors * variance.sqrt()).to(scale).contiguous())
 
 
 class KroneckerSpectrum(Spectrum):
@@ -76,7 +79,7 @@ class KroneckerSpectrum(Spectrum):
         return self.basis.out_of(vector)
 
     def covariance(self, scale: Tensor, variance: Tensor) -> Covariance:  # noqa: D102
-        factors = {name: value.to(scale) for name, value in self.basis.named_factors().items()}
+        factors = {name: value.to(scale).contiguous() for name, value in self.basis.named_factors().items()}
         return Kronecker(scale, variance.to(scale), self.basis.order, **factors)
 
 

@@ -55,7 +55,6 @@ class Linearised(Posterior):
         self.buffers = model.network.buffers(1) if buffers is None else buffers
         self.num_samples = num_samples
         self._jacobian = Jacobian(model)
-        self._tangents = Vectorised(self._one_function, gradient=False)
 
     def particles(self, num_samples: int | None = None, seed: int = 0) -> Particles:
         """Draws of θ from N(μ, Σ). The network at these weights is not the linearised function: use `draw` for that."""
@@ -156,12 +155,13 @@ class Linearised(Posterior):
         mean = self.model.split(self.mean)[0]
         change = self.model.split(theta)[0] - mean
         buffers = {name: value[0] for name, value in self.buffers.items()}
+        batched = Vectorised(self._one_function, gradient=False)  # anew: rounding must not depend on earlier calls
         parts = []
         for chunk in chunk_inputs(inputs, self.model.rows_at_once(len(theta))):
             try:
                 with warnings.catch_warnings():  # torch's forward mode still loads what torch itself deprecates
                     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
-                    parts.append(self._tangents((None, None, None), change, mean, buffers, chunk).result)
+                    parts.append(batched((None, None, None), change, mean, buffers, chunk).result)
             except NotImplementedError:  # an operation without forward-mode derivative, such as an LSTM's
                 parts.append(self._by_rows(change, chunk))
         return torch.cat(parts, dim=1)
