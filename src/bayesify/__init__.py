@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from bayesify.engine.budget import Budget as Budget
 from bayesify.engine.budget import Cost as Cost
 from bayesify.errors import BayesifyError as BayesifyError
+from bayesify.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from bayesify import likelihoods as likelihoods
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from bayesify.posterior.saving import load as load
     from bayesify.predictive import Predictive as Predictive
 
-__version__ = "0.1.0"
 
 _LAZY = {
     "fit": "bayesify.fitting:fit",

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import bayesify
 from bayesify.arena.analyse import analyse
 from bayesify.arena.cell import Context, Outcome
 from bayesify.arena.execute.events import Watcher
@@ -29,6 +28,7 @@ from bayesify.arena.store import Store
 from bayesify.datasets.task import Task, make_task
 from bayesify.errors import DataError
 from bayesify.methods.base import Method, describe
+from bayesify.version import __version__
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def compare(
         epochs: of one of the control's 10 members: sets the budget; None sizes it to the data.
         budgets: multiples of that budget; everything is repeated at each.
         tune: trials of hyperparameter tuning for every method, charged to its budget.
-        likelihood: a name; None is heteroscedastic_gaussian for numbers, categorical for classes.
+        likelihood: a name; None is gaussian for numbers, categorical for classes.
         prior: a name; None is normal with fan-in scaling.
         seed: of splits and training.
         margin: the largest difference in nats per example that does not matter.
@@ -229,7 +229,7 @@ def default_folder(plan: Plan) -> Path:
 def environment(workers: int) -> dict[str, Any]:
     """Versions and machine, for the report."""
     return {
-        "bayesify": bayesify.__version__,
+        "bayesify": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",

@@ -18,8 +18,8 @@ Factory = Callable[[int, int], nn.Module]
 
 
 def likelihood_of(kind: str, chosen: str | None) -> str:
-    """The likelihood's name: a learned, input-dependent noise for numbers, a softmax for classes."""
-    return chosen or ("heteroscedastic_gaussian" if kind == "regression" else "categorical")
+    """The likelihood's name: Gaussian noise of learned scale for numbers, a softmax for classes."""
+    return chosen or ("gaussian" if kind == "regression" else "categorical")
 
 
 def num_outputs(task: Task, likelihood: str) -> int:
