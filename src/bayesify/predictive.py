@@ -18,6 +18,8 @@ from bayesify.model.likelihoods import Gaussian, Likelihood
 
 BISECTIONS = 60
 """Halvings of a quantile's bracket: to rounding in float64."""
+DOUBLINGS = 200
+"""Of a bracket that is too narrow, at most: beyond all that float32 can hold."""
 
 
 class Interval(NamedTuple):
@@ -158,20 +160,21 @@ class Predictive(Distribution):
         """Means and scales (S, B, D) of the mixture in the user's units, where its components are Gaussian."""
         if self.kind != "regression" or not isinstance(self._components, Normal):
             return None
-        m, centre = self._m, self._standard_mean
+        m, centre = self._m, self._centre
         means = m.loc + m.scale * (centre + m.temperature * (self._components.mean - centre))
         return means, m.scale * m.temperature * self._components.stddev
 
     @property
-    def _standard_mean(self) -> Tensor:  # (B, D), in the network's units
+    def _centre(self) -> Tensor:  # (B, D), in the network's units: the mean, also where the tails leave none
         if self.kind == "loss":
             return self._m.outputs.mean(0)
-        return self._components.mean.mean(0)
+        components = self._components
+        return (components.loc if isinstance(components, StudentT) else components.mean).mean(0)
 
     def _to_standard(self, value: Tensor) -> Tensor:
         """A target in the user's units (..., B, D) → the mixture's own units, undoing scale and calibration."""
         m = self._m
-        centre = self._standard_mean
+        centre = self._centre
         return centre + ((value - m.loc) / m.scale - centre) / m.temperature
 
     def _shape(self, value: Tensor) -> Tensor:
@@ -179,10 +182,11 @@ class Predictive(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """(B,) or (B, D); the expected label of a binary classifier; otherwise see `probs`."""
+        """(B,) or (B, D); NaN where the tails are so heavy that there is none; for classes see `probs`."""
         if self.kind == "classification":
             raise UnsupportedError("class labels have no mean: use predictive.probs or predictive.mode.")
-        return self._shape(self._m.loc + self._m.scale * self._standard_mean)
+        mean = self._centre if self.kind == "loss" else self._components.mean.mean(0)
+        return self._shape(self._m.loc + self._m.scale * mean)
 
     @property
     def mode(self) -> Tensor:
@@ -235,7 +239,10 @@ class Predictive(Distribution):
         value = torch.as_tensor(value, device=self._m.outputs.device)
         if len(value) != self.batch_shape[0]:
             raise DataError(f"{len(value)} targets were given for {self.batch_shape[0]} predictions: they must match.")
-        return self._m.likelihood.prepare(value, self._m.outputs.dtype)
+        targets = self._m.likelihood.prepare(value, self._m.outputs.dtype)
+        if self.kind == "classification":
+            self._m.likelihood.check(self._m.outputs[0], targets)
+        return targets
 
     def _component_log_prob(self, targets: Tensor) -> Tensor:
         """(S, B) log densities of each draw, calibrated and in the user's units."""
@@ -278,10 +285,10 @@ class Predictive(Distribution):
         if self.kind not in ("regression", "count"):
             raise UnsupportedError(f"a {self.kind} likelihood has no distribution function: use probs.")
         value = torch.as_tensor(value, dtype=self._m.outputs.dtype, device=self._m.outputs.device)
-        mean = self._standard_mean
-        if mean.shape[-1] == 1 and value.dim() <= 1:
+        centre = self._centre
+        if centre.shape[-1] == 1 and value.dim() <= 1:
             value = value.unsqueeze(-1)
-        return self._shape(self._cdf(value.expand_as(mean)))
+        return self._shape(self._cdf(value.expand_as(centre)))
 
     def _cdf(self, value: Tensor) -> Tensor:
         if self.kind == "regression":
@@ -294,20 +301,33 @@ class Predictive(Distribution):
             raise DataError(f"quantile({level}): the level must lie between 0 and 1.")
         if self.kind not in ("regression", "count"):
             raise UnsupportedError(f"a {self.kind} likelihood has no quantiles: use probs.")
-        m = self._m
-        centre = m.loc + m.scale * self._standard_mean
-        # Chebyshev: no quantile lies further than this many standard deviations from the mean.
-        stddev = self.stddev
-        reach = stddev.reshape(centre.shape) * math.sqrt(1 / min(level, 1 - level)) + 1e-9
-        low, high = centre - reach, centre + reach
+        low, high = self._bracket(level)
         for _ in range(BISECTIONS):
             middle = 0.5 * (low + high)
             below = self._cdf(middle) < level
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return self._shape(high.floor() if self.kind == "count" else 0.5 * (low + high))
 
+    def _bracket(self, level: float) -> Interval:
+        """Values (B, D) below and above the level-quantile."""
+        m = self._m
+        centre = m.loc + m.scale * self._centre
+        # Chebyshev: no quantile lies further than this many standard deviations from the mean.
+        reach = self.stddev.reshape(centre.shape) * math.sqrt(1 / min(level, 1 - level)) + 1e-9
+        if bool(torch.isfinite(reach).all()):
+            return Interval(centre - reach, centre + reach)
+        reach = torch.full_like(reach, m.scale * m.temperature)
+        for _ in range(DOUBLINGS):
+            outside = (self._cdf(centre - reach) > level) | (self._cdf(centre + reach) < level)
+            if not bool(outside.any()):
+                break
+            reach = torch.where(outside, 2 * reach, reach)
+        return Interval(centre - reach, centre + reach)
+
     def interval(self, level: float = 0.9) -> Interval:
         """The central interval holding y with the given probability."""
+        if not 0 < level < 1:
+            raise DataError(f"interval({level}): the level must lie between 0 and 1, for example 0.9.")
         return Interval(self.quantile(0.5 - level / 2), self.quantile(0.5 + level / 2))
 
     def sample(self, sample_shape: Any = torch.Size(), seed: int = 0) -> Tensor:  # noqa: B008 - torch's signature
@@ -321,8 +341,8 @@ class Predictive(Distribution):
         rows = torch.arange(self.batch_shape[0], device=rng.device)
         value = _component_sample(self._components, which, rows, rng)
         if self.kind == "regression":
-            m, mean = self._m, self._standard_mean
-            value = m.loc + m.scale * (mean + m.temperature * (value - mean))
+            m, centre = self._m, self._centre
+            value = m.loc + m.scale * (centre + m.temperature * (value - centre))
         value = self._shape(value)
         return value.reshape(*sample_shape, *value.shape[1:])
 
@@ -355,10 +375,11 @@ def _component_sample(components: Distribution, which: Tensor, rows: Tensor, rng
     """One y (n, B, D) from component `which` (n, B) of every row."""
     if isinstance(components, Poisson):
         return torch.poisson(components.rate[which, rows], generator=rng)
-    loc, scale = components.mean[which, rows], components.stddev[which, rows]
-    noise = torch.randn(loc.shape, generator=rng, device=loc.device, dtype=loc.dtype)
+    noise_shape = (*which.shape, components.mean.shape[-1])
+    noise = torch.randn(noise_shape, generator=rng, device=rng.device, dtype=components.mean.dtype)
+    assert isinstance(components, (Normal, StudentT))
     if isinstance(components, StudentT):
         df = components.df[which, rows]
         gamma = torch._standard_gamma(df / 2, generator=rng)
-        return loc + components.scale[which, rows] * noise * torch.sqrt(df / 2 / gamma)
-    return loc + scale * noise
+        noise = noise * torch.sqrt(df / 2 / gamma)
+    return components.loc[which, rows] + components.scale[which, rows] * noise
