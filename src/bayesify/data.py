@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data.dataloader import default_collate
 
 from bayesify.errors import DataError
@@ -58,12 +58,15 @@ def as_inputs(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Arrays, tensors, DataFrames or a mapping of them → tensors on a device; floats take the given dtype.
 
     Raises:
-        DataError: text or object columns, NaN or infinite values, no rows.
+        DataError: text or object columns, no rows, values that are NaN, infinite, or too large for the dtype.
     """
     inputs = _tensors(inputs)
-    for leaf in pytree.tree_leaves(inputs):
+    placed = pytree.tree_map(lambda x: x.to(device, dtype) if x.is_floating_point() else x.to(device), inputs)
+    for leaf in pytree.tree_leaves(placed):
+        if len(leaf) == 0:
+            raise DataError("the inputs have 0 rows: there is nothing to predict.")
         _require_finite(leaf, "the inputs")
-    return pytree.tree_map(lambda x: x.to(device, dtype) if x.is_floating_point() else x.to(device), inputs)
+    return placed
 
 
 def as_data(data: Any) -> Data:
@@ -80,8 +83,10 @@ def as_data(data: Any) -> Data:
         result = data
     elif isinstance(data, DataLoader):
         result = _concatenate([_pair(batch) for batch in data])
+    elif isinstance(data, IterableDataset):
+        raise DataError("cannot read an IterableDataset, which may never end: pass a DataLoader of it, or its rows.")
     elif isinstance(data, Dataset):
-        result = _pair(default_collate([data[i] for i in range(len(data))]))  # type: ignore[arg-type]
+        result = _collated([data[i] for i in range(len(data))])  # type: ignore[arg-type]
     elif isinstance(data, (tuple, list)) and len(data) == 2:
         result = Data(_tensors(data[0]), _as_tensor(data[1], "the targets"))
     else:
@@ -115,6 +120,12 @@ def _pair(batch: Any) -> Data:
     raise DataError(f"batches must be (inputs, targets) pairs or dicts with 'labels', got {type(batch).__name__}.")
 
 
+def _collated(rows: list[Any]) -> Data:
+    if not rows:
+        raise DataError("the data have 0 rows: there is nothing to learn from.")
+    return _pair(default_collate(rows))
+
+
 def _concatenate(parts: list[Data]) -> Data:
     if not parts:
         raise DataError("the DataLoader gave no batch: it is empty.")
@@ -124,14 +135,23 @@ def _concatenate(parts: list[Data]) -> Data:
 
 def _as_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
-        return value.detach()
-    array = np.asarray(value)
+        return _with_rows(value.detach(), name)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{name} have rows of different lengths: pad or cut them to one length.") from error
     if array.dtype.kind not in "biuf":
         raise DataError(
             f"{name} hold {array.dtype} values, not numbers: encode text and categories first (`bayesify compare` does "
             "it for tables)."
         )
-    return torch.from_numpy(np.array(array, copy=True))  # torch warns on read-only arrays
+    return _with_rows(torch.from_numpy(np.array(array, copy=True)), name)  # torch warns on read-only arrays
+
+
+def _with_rows(tensor: Tensor, name: str) -> Tensor:
+    if tensor.dim() == 0:
+        raise DataError(f"{name} are a single number, not one entry per example: pass an array with rows.")
+    return tensor
 
 
 def _require_finite(tensor: Tensor, name: str) -> None:
