@@ -40,7 +40,8 @@ FRESH_DRAWS, PREDICTIVE_DRAWS = 10_000, 1_000
 """Draws of a posterior that gives as many as one asks for: of parameters (errors of 1%), and for predictions."""
 
 SAMPLER_RUNS = 4
-"""Runs of a method that gives only so many draws, each with its own seed and budget, so that errors can be seen."""
+STRICT = (Exactness.EXACT, Exactness.ASYMPTOTIC)
+"""Methods that declare this and give only so many draws get several runs, each with its own seed and budget."""
 
 FLOOR = 0.02
 """Errors of an optimiser that are still called exact, in standard deviations (and of log standard deviations)."""
@@ -96,7 +97,7 @@ def _check(method: Method, known: KnownPosterior, seed: int, budget: Budget) -> 
     runs = [_fit(method, known, seed, budget)]
     posterior = runs[0].posterior
     fixed = _is_fixed(posterior)
-    if fixed and len(runs[0].theta) >= MIN_BATCHED:
+    if fixed and len(runs[0].theta) >= MIN_BATCHED and method.info.exactness in STRICT:
         runs += [_fit(method, known, seed_of(seed, "repeat", i), budget) for i in range(1, SAMPLER_RUNS)]
     theta = torch.cat([run.theta for run in runs])
     known = known.at(posterior.record.temperature)  # what the method says it targeted

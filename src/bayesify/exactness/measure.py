@@ -78,8 +78,10 @@ def moments(theta: Tensor, known: KnownPosterior, *, independent: bool, floor: f
     u = (theta - known.mean) / known.stddev  # in posterior standard deviations
     mean = u.mean(0)
     mean_error = _standard_error(u, batches)
-    centred = u - mean
-    variance = centred.square().mean(0) * (count / max(1, count - 1))
+    # About each run's own mean: the spread that one run gives, to which differences between runs must not add.
+    by_run = u.reshape(num_runs, count // num_runs, -1)
+    centred = (by_run - by_run.mean(1, keepdim=True)).flatten(0, 1)
+    variance = centred.square().mean(0) * (count / max(1, count - num_runs))
     floored = variance.clamp_min(1e-12)
     spread_error = _standard_error(centred.square(), batches) / (2 * floored)
     # Draws of a posterior that is too wide or too narrow have errors of their own scale: judge by what is known.

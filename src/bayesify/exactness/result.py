@@ -171,7 +171,7 @@ class CheckResult:
             lines += _wrapped(f"NOT AS DECLARED: {self.method} {text}")
         if self.passed:
             better = _rank(self.exactness) < _rank(self.declared)
-            lines.append("as declared" + (" (these problems are too easy to show the difference)" if better else ""))
+            lines.append("better than declared, on these problems" if better else "as declared")
         return "\n".join(lines)
 
 
