@@ -166,7 +166,7 @@ class CheckResult:
         for failure in self.failures:
             word = "does not apply" if failure.excused else "failed"
             lines += ["", *_wrapped(f"{_title(failure)}: {word}: {failure.reason}")]
-        lines += ["", *_wrapped(f"measured: {self.verdict}")]
+        lines += ["", "* more than Monte Carlo error explains", *_wrapped(f"measured: {self.verdict}")]
         for text in self.complaints:
             lines += _wrapped(f"NOT AS DECLARED: {self.method} {text}")
         if self.passed:
