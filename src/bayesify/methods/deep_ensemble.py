@@ -10,6 +10,7 @@ whatever early stopping leaves over. Cost: K gradients of the batch per step. No
 paper's optional step), bootstrapped data.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -68,21 +69,26 @@ class DeepEnsemble(Method):
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """Rounds of members until the budget is spent."""
         schedule = Schedule(self.learning_rate, self.batch_size, patience=self.patience)
-        member_cost = run.limit / self.num_members
+        statistics = problem.statistics_cost(1)  # paid for all members at the end
+        training = run.limit / self.num_members - statistics
         if self.epochs is not None:
-            member_cost = min(member_cost, self.epochs * problem.num_examples)
+            training = min(training, self.epochs * problem.num_examples)
         rounds: list[Tensor] = []
-        size = self.num_members
+        size, owed = self.num_members, 0.0
         while size > 0:
-            phase = run.phase(f"round-{len(rounds)}", cost=size * member_cost)
+            owed += statistics * size
+            phase = run.phase(f"round-{len(rounds)}", cost=size * training, reserve=owed)
             rounds.append(optimise(problem, phase, problem.start(size, phase.rng), schedule))
-            size = min(self.num_members, self._affordable(run, member_cost))
+            size = min(self.num_members, self._affordable(run, training + statistics, owed))
         theta = torch.cat(rounds)
         run.notes["num_members"] = len(theta)
-        return Draws(problem.model, Particles(theta, problem.buffers(theta)))
+        particles = Particles(theta, problem.buffers(theta))
+        if 0.02 * run.limit < run.remaining < math.inf:
+            run.notes["unspent"] = "early stopping left less than half a member's training"
+        return Draws(problem.model, particles)
 
-    def _affordable(self, run: Run, member_cost: float) -> int:
+    def _affordable(self, run: Run, member_cost: float, owed: float) -> int:
         """More members for what is left; a last one may get up to half less than its full training."""
         if run.remaining == float("inf"):
             return 0 if run.fraction >= 1 else self.num_members
-        return int(run.remaining / member_cost + 0.5)
+        return max(0, int((run.remaining - owed) / member_cost + 0.5))

@@ -59,7 +59,7 @@ class MAP(Method):
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """A single particle."""
         cost = None if self.epochs is None else self.epochs * problem.num_examples
-        phase = run.phase("map", cost=cost)
+        phase = run.phase("map", cost=cost, reserve=problem.statistics_cost(1))
         theta = problem.start(1, phase.rng)
         theta = optimise(problem, phase, theta, Schedule(self.learning_rate, self.batch_size))
         if cost is not None and run.remaining > 0.02 * run.limit:

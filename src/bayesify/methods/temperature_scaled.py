@@ -10,6 +10,7 @@ validation data. Accuracy and predictive means do not change.
 import math
 from dataclasses import dataclass
 
+from bayesify.engine.budget import FORWARD_COST
 from bayesify.engine.run import Run
 from bayesify.errors import DataError
 from bayesify.methods.base import Exactness, Method, MethodInfo
@@ -52,10 +53,13 @@ class TemperatureScaled(Method):
                 f"temperature scaling needs at least {MINIMUM_VALIDATION} held-out examples, but there are {found}: "
                 "pass validation data or a larger validation fraction, or use the method without scaling."
             )
+        count = problem.validation.num_examples
+        reserve = FORWARD_COST * count * self.num_particles
+        run.limit -= reserve  # not a phase: the method's random streams are to be those it has without scaling
         base = self.method.fit(problem, run)
+        run.limit += reserve
         predictive = base.predict(problem.validation.inputs)
-        draws = predictive.num_draws
-        problem.meter.forward(problem.validation.num_examples * draws)
+        problem.meter.forward(count * predictive.num_draws)
         temperature = best_temperature(predictive, problem.validation.targets)
         run.notes["predictive_temperature"] = temperature
         return Calibrated(base, temperature)
