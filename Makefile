@@ -25,7 +25,7 @@ help: ## say what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 compare: $(RUN) ## the default comparison on a bundled data set: verdict and report
-	$(BIN)/bayesify compare diabetes $(ARGS)
+	$(BIN)/bayesify compare diabetes --budget 100 $(ARGS)
 
 test: $(DEV) ## the whole test suite
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)

@@ -42,7 +42,7 @@ def compare(
     budgets: Annotated[str, typer.Option(help="Multiples of the budget, e.g. 1,4,16.")] = "1",
     tune: Annotated[int, typer.Option(min=0, help="Tuning trials per method, charged to its budget.")] = 0,
     model: Annotated[str, typer.Option(help="Your network: package.module:factory.")] = "default",
-    likelihood: Annotated[str | None, typer.Option(help="E.g. gaussian, student_t; sized to the task.")] = None,
+    likelihood: Annotated[str | None, typer.Option(help="student_t for numbers by default, or e.g. gaussian.")] = None,
     margin: Annotated[float, typer.Option(help="Largest difference (nats) that does not matter.")] = 0.01,
     seed: Annotated[int, typer.Option(help="Of splits and training.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default.")] = None,

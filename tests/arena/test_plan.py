@@ -97,8 +97,8 @@ def test_another_control_replaces_the_default_one():
 
 
 def test_small_data_get_more_epochs():
-    assert default_epochs(100) == 400
-    assert default_epochs(1_000) == 200
+    assert default_epochs(100) == 220
+    assert default_epochs(2_000) == 100
     assert default_epochs(1_000_000) == 40
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bayesify.arena.models import build, likelihood_of, num_outputs
+from bayesify.arena.models import build, likelihood_of, num_outputs, prior_of
 from bayesify.arena.plan import Cell, Settings
 from bayesify.arena.store import Arrays, Store
 from bayesify.datasets.prepare import Prepared, prepare
@@ -76,7 +76,7 @@ def _fit_and_score(cell: Cell, context: Context) -> tuple[dict[str, Any], Arrays
         build(context.model, len(data.X_train), data.X_train.shape[1], outputs, seed),
         (data.X_train, data.y_train),
         likelihood=likelihood,
-        prior=context.settings.prior,
+        prior=prior_of(context.settings.prior),
         method=cell.spec,
         budget=Budget(gradient_evaluations=cell.budget),
         validation=context.settings.validation,

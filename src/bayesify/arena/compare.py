@@ -132,8 +132,8 @@ def compare(
         epochs: of one of the control's 10 members: sets the budget; None sizes it to the data.
         budgets: multiples of that budget; everything is repeated at each.
         tune: trials of hyperparameter tuning for every method, charged to its budget.
-        likelihood: a name; None is gaussian for numbers, categorical for classes.
-        prior: a name; None is normal with fan-in scaling.
+        likelihood: a name; None is student_t for numbers, categorical for classes.
+        prior: a name; None is normal with standard deviation 3/√fan-in.
         seed: of splits and training.
         margin: the largest difference in nats per example that does not matter.
         level: 1 − the probability of any false 'better' or 'worse'.

@@ -7,7 +7,7 @@ from bayesify.errors import MethodError, suggest
 CONTROL_MEMBERS = 10
 TOTAL_EXAMPLES = 200_000
 """Examples one member of the control sees by default: small data get more epochs, large data fewer."""
-MIN_EPOCHS, MAX_EPOCHS = 40, 400
+MIN_EPOCHS, MAX_EPOCHS = 40, 220
 
 
 class Entrant(NamedTuple):

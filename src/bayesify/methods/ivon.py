@@ -100,7 +100,7 @@ class IVON(Method):
     hess_init: float | None = None
     clip_radius: float = math.inf
     num_samples: int = 1
-    batch_size: int = 32
+    batch_size: int = 64
 
     info = MethodInfo(
         name="ivon",
