@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from bayesify.data import Data, as_data
 from bayesify.engine.budget import Budget, Meter
@@ -15,7 +16,7 @@ from bayesify.engine.preflight import Estimate, check_memory
 from bayesify.engine.rng import generator, seed_of, seeded
 from bayesify.engine.run import Checkpoints, Progress, Run
 from bayesify.engine.vectorise import Way
-from bayesify.errors import DataError, MethodError
+from bayesify.errors import BudgetError, DataError, MethodError, suggest
 from bayesify.methods.base import Method, describe
 from bayesify.methods.registry import get_method
 from bayesify.model.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood, StudentT, get_likelihood
@@ -70,6 +71,7 @@ def fit(
         DataError, ModelError, MethodError, BudgetError, SaveError: with what went wrong and what to do.
     """
     chosen = get_method(method)
+    budget = _budget(budget)
     problem = make_problem(
         model,
         data,
@@ -83,7 +85,6 @@ def fit(
     )
     check_model(problem)
     check_memory(chosen.memory(problem), describe(chosen), problem.network.device)
-    budget = budget or DEFAULT_BUDGET
     with progress_bar(progress, describe(chosen)) as report:
         run = Run(
             problem.meter,
@@ -140,8 +141,7 @@ def make_problem(
         raise MethodError(f"the model is a {type(model).__name__}, not a torch.nn.Module: pass the module itself.")
     everything = as_data(data)
     train, held_out = _split(everything, validation, seed)
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    network = Network(model).to(place)
+    network = Network(model).to(_device(device))
     chosen = _likelihood(likelihood, everything.targets)
     return Problem(
         network,
@@ -149,7 +149,7 @@ def make_problem(
         get_prior(prior),
         train,
         validation=held_out,
-        way=Way(way),
+        way=_way(way),
         pretrained=pretrained,
         meter=Meter(),
     )
@@ -169,12 +169,43 @@ def estimate(
     """
     chosen = get_method(method)
     problem = make_problem(model, data, **options)
-    limit = (budget or DEFAULT_BUDGET).limit(problem.num_examples, chosen.num_particles)
+    limit = _budget(budget).limit(problem.num_examples, chosen.num_particles)
     probe = problem.with_changes(meter=Meter())
     rows = probe.data.select(slice(0, min(8, probe.num_examples)))
     probe.log_likelihood(probe.initial()[None], rows, probe.network.buffers(1))
     per_example = probe.meter.flops / rows.num_examples
     return Estimate(problem.num_parameters, limit, 3 * per_example * limit, chosen.memory(problem))
+
+
+def _budget(budget: Budget | None) -> Budget:
+    if budget is None:
+        return DEFAULT_BUDGET
+    if not isinstance(budget, Budget):
+        raise BudgetError(f"budget={budget!r} is not a Budget: write for example bayesify.Budget(epochs=50).")
+    return budget
+
+
+def _way(way: str) -> Way:
+    if way not in set(Way):
+        raise MethodError(f"way={way!r} is not a way to evaluate networks. {suggest(str(way), Way)}")
+    return Way(way)
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise MethodError(
+            f"device={device!r} cannot be used here ({_first_line(error)}): use 'cpu', or 'auto' to take what there is."
+        ) from error
+    return place
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _likelihood(likelihood: str | Likelihood | None, targets: Tensor) -> Likelihood:
@@ -183,6 +214,11 @@ def _likelihood(likelihood: str | Likelihood | None, targets: Tensor) -> Likelih
     if likelihood is None:
         likelihood = "gaussian" if targets.is_floating_point() else "categorical"
     chosen = get_likelihood(likelihood)
+    if chosen.kind == "classification" and targets.numel() != len(targets):
+        raise DataError(
+            f"class labels must be one column, got targets of shape {tuple(targets.shape)}: give the class numbers, for "
+            "example targets.argmax(1) of one-hot columns."
+        )
     if targets.dim() == 2 and isinstance(chosen, (Gaussian, HeteroscedasticGaussian, StudentT)):
         return type(chosen)(num_targets=targets.shape[1])
     return chosen
@@ -213,17 +249,14 @@ def _checkpoints(
     if folder is None:
         return None
     digest = hashlib.blake2b(digest_size=16)
-    parts = [
-        describe(method),
-        budget,
-        seed,
-        problem.likelihood.name,
-        problem.network.layout.describe(),
-        problem.num_examples,
-    ]
-    digest.update(repr(parts).encode())
-    digest.update(problem.network.initial.cpu().numpy().tobytes())
-    digest.update(problem.data.targets.cpu().numpy().tobytes())
+    # Everything that the result follows from; the ways of evaluation differ by rounding.
+    settings = [describe(method), budget, seed, problem.pretrained, str(problem.way)]
+    model = [repr(problem.likelihood), repr(problem.prior_family), problem.network.layout.describe()]
+    digest.update(repr([settings, model]).encode())
+    data = [problem.data] if problem.validation is None else [problem.data, problem.validation]
+    for tensor in (problem.network.initial, *pytree.tree_leaves(data)):
+        digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return Checkpoints(Path(folder), digest.hexdigest())
 
 

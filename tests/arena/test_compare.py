@@ -208,7 +208,7 @@ def test_tuning_is_charged_to_the_budget(tmp_path):
 
 
 def test_bad_models(tmp_path):
-    with pytest.raises(ModelError, match="package.module:factory"):
+    with pytest.raises(ModelError, match=r"package\.module:factory"):
         bay.compare("nonsense", "diabetes", out=tmp_path)
     with pytest.raises(ModelError, match="cannot be imported"):
         bay.compare("no_such_module:make", "diabetes", out=tmp_path)

@@ -209,8 +209,8 @@ def as_task(data: Any, target: str | None = None, kind: str | None = None) -> Ta
         inputs, targets = np.asarray(data[0]), np.asarray(data[1])
         if inputs.ndim != 2:
             raise DataError(
-                f"the arena compares on tables, X (rows, features); this X has shape {inputs.shape}: use bayesify.fit and "
-                "bayesify.evaluate for images and sequences."
+                f"the arena compares on tables, X (rows, features); this X has shape {inputs.shape}: use bayesify.fit "
+                "and bayesify.evaluate for images and sequences."
             )
         frame = pd.DataFrame(inputs, columns=[f"x{i}" for i in range(inputs.shape[1])])
         return make_task(frame.assign(target=targets), "target", kind)

@@ -5,6 +5,7 @@ example for one particle counts one third of that (a backward pass costs about t
 vector–Jacobian products through one forward pass count one gradient evaluation each.
 """
 
+import math
 import time
 from dataclasses import asdict, dataclass
 
@@ -36,8 +37,8 @@ class Budget:
                 "for example Budget(epochs=50)."
             )
         name, value = next(iter(given.items()))
-        if not value > 0:
-            raise BudgetError(f"Budget({name}={value}): a budget must be positive.")
+        if isinstance(value, (str, bool)) or not 0 < value < math.inf:
+            raise BudgetError(f"Budget({name}={value!r}): a budget must be a positive, finite number.")
 
     def limit(self, num_examples: int, num_particles: int) -> float:
         """Gradient evaluations this budget allows; infinite for a budget of seconds."""

@@ -36,8 +36,8 @@ from bayesify.predictive import Predictive
 STATISTICS_SHARE = 0.1
 """At most this share of the budget goes to statistics of draws, where the network normalises by batch."""
 
-MEMORY = 2.0
-"""Time constants of the Hessian's average in one run: the published β₂ = 0.99999 on 2·10⁵ steps, for any length."""
+MEMORY = 5.0
+"""Time constants of the Hessian's average in one run: e⁻⁵ < 1% of its start is left at the end, for any length."""
 UNKNOWN_LENGTH_BETA2 = 0.999
 """β₂ where the budget is time and the number of steps is not known beforehand."""
 START_BATCHES = 16

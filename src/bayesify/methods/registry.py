@@ -73,6 +73,10 @@ def get_method(method: "str | Method") -> Method:
     """
     if isinstance(method, Method):
         return method
+    if not isinstance(method, str):
+        raise MethodError(
+            f"method={method!r} is neither a name nor a method: write 'swag', or methods.SWAG() with parentheses."
+        )
     try:
         tree = ast.parse(method.strip(), mode="eval").body
     except SyntaxError as error:

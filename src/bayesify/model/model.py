@@ -26,7 +26,7 @@ class Model:
     def split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """(..., P) → network parameters (..., P_network), likelihood parameters (..., L)."""
         size = self.network.layout.num_parameters
-        network, own = theta.split([size, theta.shape[-1] - size], dim=-1)
+        network, own = torch.split(theta, [size, theta.shape[-1] - size], dim=-1)
         return network, own
 
     def outputs(self, theta: Tensor, inputs: Any, buffers: Buffers, meter: Meter | None = None) -> Tensor:

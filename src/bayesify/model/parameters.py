@@ -86,7 +86,7 @@ class Layout:
         """(*lead, P) to views {name: (*lead, *shape)}."""
         lead = theta.shape[:-1]
         # One split, whose derivative is one concatenation, where slices would each be padded to P and added up.
-        parts = theta.split(self._sizes, dim=-1)
+        parts = torch.split(theta, self._sizes, dim=-1)
         return {s.name: part.reshape(*lead, *s.shape) for s, part in zip(self.slots, parts, strict=True)}
 
     def describe(self) -> list[list[object]]:

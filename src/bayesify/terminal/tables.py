@@ -123,7 +123,8 @@ def print_methods(rows: Sequence[dict[str, Any]]) -> None:
     out = console()
     for row in rows:
         out.print(
-            f"[bold]{row['name']}[/]  {escape(row['summary'])}  [dim]({row['exactness']}; {escape(row['reference'])})[/]"
+            f"[bold]{row['name']}[/]  {escape(row['summary'])}  "
+            f"[dim]({row['exactness']}; {escape(row['reference'])})[/]"
         )
         if row["bias"]:
             out.print(f"    deviates: {escape(row['bias'])}")
