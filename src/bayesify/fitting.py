@@ -216,8 +216,8 @@ def _likelihood(likelihood: str | Likelihood | None, targets: Tensor) -> Likelih
     chosen = get_likelihood(likelihood)
     if chosen.kind == "classification" and targets.numel() != len(targets):
         raise DataError(
-            f"class labels must be one column, got targets of shape {tuple(targets.shape)}: give the class numbers, for "
-            "example targets.argmax(1) of one-hot columns."
+            f"class labels must be one column, got targets of shape {tuple(targets.shape)}: give the class numbers, "
+            "for example targets.argmax(1) of one-hot columns."
         )
     if targets.dim() == 2 and isinstance(chosen, (Gaussian, HeteroscedasticGaussian, StudentT)):
         return type(chosen)(num_targets=targets.shape[1])

@@ -144,7 +144,7 @@ def _method(
     info = get_method(spec).info
     entry: dict[str, Any] = {
         "name": entrant.label,
-        "label": entrant.label,
+        "label": _title(entrant),
         "spec": spec,
         "family": info.family,
         "exactness": str(info.exactness),
@@ -156,6 +156,10 @@ def _method(
     entry |= _scores(cells) | _costs(cells)
     entry |= _comparison(entry, comparisons.get(entrant.label), plan)
     return entry
+
+
+def _title(entrant: Entrant) -> str:
+    return entrant.title or entrant.label
 
 
 def _status(done: int, failed: int, planned: int) -> str:
@@ -218,7 +222,7 @@ def _comparison(entry: dict[str, Any], comparison: Comparison | None, plan: Plan
         "splits_needed": comparison.splits_needed,
         "verdict": str(comparison.verdict),
     }
-    found["verdict_sentence"] = verdict_sentence(entry["label"], comparison, plan.settings.control.label)
+    found["verdict_sentence"] = verdict_sentence(entry["label"], comparison, _title(plan.settings.control))
     return found
 
 

@@ -18,26 +18,31 @@ class Entrant(NamedTuple):
     """May hold {epochs}: the epochs of one member of the control."""
     role: str = "method"
     """'control', 'reference' (a run without posterior, for orientation) or 'method'."""
+    title: str = ""
+    """How reports write it; the label where it is empty."""
 
 
 CONTROL = Entrant(
-    "deep_ensemble", f"temperature_scaled(deep_ensemble({CONTROL_MEMBERS}, epochs={{epochs}}))", "control"
+    "deep_ensemble",
+    f"temperature_scaled(deep_ensemble({CONTROL_MEMBERS}, epochs={{epochs}}))",
+    "control",
+    "Deep ensemble + temperature",
 )
 
 FIELD = (
     CONTROL,
-    Entrant("map", "map(epochs={epochs})", "reference"),
-    Entrant("map+temperature", "temperature_scaled(map(epochs={epochs}))", "reference"),
-    Entrant("map_whole_budget", "map", "reference"),
-    Entrant("mc_dropout", "mc_dropout"),
-    Entrant("swag", "swag"),
-    Entrant("multi_swag", "multi(swag, 5)"),
-    Entrant("laplace", "laplace"),
-    Entrant("laplace_last_layer", "subset(laplace(structure=full), last)"),
-    Entrant("multi_laplace", "multi(laplace, 5)"),
-    Entrant("ivon", "ivon"),
-    Entrant("multi_ivon", "multi(ivon, 5)"),
-    Entrant("hmc", "hmc"),
+    Entrant("map", "map(epochs={epochs})", "reference", "MAP"),
+    Entrant("map+temperature", "temperature_scaled(map(epochs={epochs}))", "reference", "MAP + temperature"),
+    Entrant("map_whole_budget", "map", "reference", "MAP, whole budget"),
+    Entrant("mc_dropout", "mc_dropout", title="MC dropout"),
+    Entrant("swag", "swag", title="SWAG"),
+    Entrant("multi_swag", "multi(swag, 5)", title="Multi(SWAG, 5)"),
+    Entrant("laplace", "laplace", title="Laplace (kron)"),
+    Entrant("laplace_last_layer", "subset(laplace(structure=full), last)", title="Last-layer Laplace (full)"),
+    Entrant("multi_laplace", "multi(laplace, 5)", title="Multi(Laplace, 5)"),
+    Entrant("ivon", "ivon", title="IVON"),
+    Entrant("multi_ivon", "multi(ivon, 5)", title="Multi(IVON, 5)"),
+    Entrant("hmc", "hmc", title="HMC"),
 )
 
 

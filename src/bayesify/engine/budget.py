@@ -38,7 +38,7 @@ class Budget:
             )
         name, value = next(iter(given.items()))
         if isinstance(value, (str, bool)) or not 0 < value < math.inf:
-            raise BudgetError(f"Budget({name}={value!r}): a budget must be a positive, finite number.")
+            raise BudgetError(f"Budget({name}={value!r}): a budget must be positive, and a finite number.")
 
     def limit(self, num_examples: int, num_particles: int) -> float:
         """Gradient evaluations this budget allows; infinite for a budget of seconds."""

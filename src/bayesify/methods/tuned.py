@@ -65,12 +65,13 @@ class Tuned(Method):
         sampler = optuna.samplers.TPESampler(seed=run.seed % 2**31, n_startup_trials=max(2, self.num_trials // 3))
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.enqueue_trial(own_settings(self.method))
-        cost = TRIALS_SHARE * run.remaining / self.num_trials
         for number in range(self.num_trials):
             trial = study.ask()
+            # Of what remains, because a budget may be in seconds; a trial that stops early leaves more to the others.
+            share = TRIALS_SHARE / (self.num_trials - TRIALS_SHARE * number)
             method = with_settings(self.method, lambda name, r, t=trial: _suggest(t, name, r))
             try:
-                score = _score(method, problem, run.phase(f"trial-{number}", cost=cost))
+                score = _score(method, problem, run.phase(f"trial-{number}", share))
             except BayesifyError:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)  # e.g. it diverged: its cost stays charged
                 continue

@@ -60,7 +60,7 @@ def _row(entry: dict[str, Any], score: str) -> list[str]:
     if difference:
         interval = f"{signed(difference['estimate'])} [{signed(difference['low'])}, {signed(difference['high'])}]"
     return [
-        escape(entry["label"]),
+        escape(entry["name"]),
         f"[{STYLES.get(verdict, 'dim')}]{shown}[/]",
         number(scores.get("nll")),
         number(scores.get(score)),
