@@ -169,18 +169,18 @@ import torch
 torch.set_num_threads(1)
 from bayesify.engine import run
 from contract_cases import Cell
-from test_resuming import Clock, fit
+from test_resuming import LONG, Clock, Watch, fit
 run.time = Clock()
-fit(Cell(*sys.argv[1].split()), lambda fraction: None, Path(sys.argv[2]), budget=__import__("bayesify").Budget(epochs=4000))
+fit(Cell(*sys.argv[1].split()), Watch(), Path(sys.argv[2]), budget=LONG)
 """
+LONG = bay.Budget(epochs=1200)
 
 
 def test_killed_without_warning(tmp_path: Path) -> None:
     cell = Cell("map", "regression", "mlp")
     here = Path(__file__).parent
-    path = os.pathsep.join(
-        [str(here.parent / "src"), str(here / "helpers"), str(here), os.environ.get("PYTHONPATH", "")]
-    )
+    places = [here.parent / "src", here / "helpers", here, os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(map(str, places))
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, " ".join(cell), str(tmp_path)], env={**os.environ, "PYTHONPATH": path}
     )
@@ -192,8 +192,7 @@ def test_killed_without_warning(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert process.returncode == -signal.SIGKILL, "it ended before it was killed: give it more to do"
-    budget = bay.Budget(epochs=4000)
     watch, whole = Watch(), Watch()
-    resumed = fit(cell, watch, tmp_path, budget=budget)
-    assert same(resumed, fit(cell, whole, budget=budget))
+    resumed = fit(cell, watch, tmp_path, budget=LONG)
+    assert same(resumed, fit(cell, whole, budget=LONG))
     assert watch.steps < whole.steps
