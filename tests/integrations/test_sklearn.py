@@ -19,6 +19,7 @@ from small_problems import critical_value
 from torch import nn
 
 import bayesify as bay
+from bayesify.arena.field import default_epochs
 from bayesify.errors import BudgetError, DataError, MethodError, ModelError, UnsupportedError
 from bayesify.integrations.sklearn import BayesClassifier, BayesRegressor
 from bayesify.likelihoods import Gaussian, Loss
@@ -231,7 +232,7 @@ def test_epochs_and_budgets() -> None:
     assert regressor(method=MAP(batch_size=20), epochs=5).fit(x, y).posterior_.cost.total == 5 * 80
     budget = bay.Budget(gradient_evaluations=640)
     assert regressor(method=QUICK, epochs=None, budget=budget).fit(x, y).posterior_.cost.total == 640
-    assert regressor(method=QUICK, epochs=None)._budget(len(x)) == bay.Budget(epochs=400)  # sized to the data
+    assert regressor(method=QUICK, epochs=None)._budget(len(x)) == bay.Budget(epochs=default_epochs(len(x)))
 
 
 @pytest.mark.parametrize(
