@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,7 +112,7 @@ def halve_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(self: Problem, *arguments: object) -> Gradient:
         found = right(self, *arguments)  # type: ignore[arg-type]
-        return found._replace(gradient=0.5 * found.gradient)
+        return replace(found, gradient=0.5 * found.gradient)
 
     monkeypatch.setattr(Problem, "full_gradient", wrong)
 

@@ -54,9 +54,9 @@ def kernel_of(problem: Problem) -> Kernel:
 
 def evaluate(kernel: Kernel, theta: Tensor) -> Point:
     """Density and gradient at theta (K, P)."""
-    gradient, _, log_likelihood = kernel.problem.full_gradient(theta, kernel.mode)
+    found = kernel.problem.full_gradient(theta, kernel.mode)
     # Metropolis needs small differences of large sums: single precision would round them away.
-    return Point(theta, gradient, log_likelihood.double(), kernel.problem.prior.log_density(theta.double()))
+    return Point(theta, found.gradient, found.log_likelihood.double(), kernel.problem.prior.log_density(theta.double()))
 
 
 def leapfrog(kernel: Kernel, point: Point, velocity: Tensor, step_size: Tensor, num_steps: int) -> tuple[Point, Tensor]:

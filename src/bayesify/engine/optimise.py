@@ -75,7 +75,8 @@ def adam(moments: Moments, gradient: Tensor, learning_rate: float) -> Moments:
     first = torch.lerp(gradient, moments.first, BETA_1)
     second = torch.lerp(gradient.square(), moments.second, BETA_2)
     size = learning_rate * math.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
-    return Moments(moments.theta + size * first / (second.sqrt() + EPSILON), first, second, steps)
+    theta = torch.addcdiv(moments.theta, first, second.sqrt().add_(EPSILON), value=size)
+    return Moments(theta, first, second, steps)
 
 
 def cosine(fraction: float, learning_rate: float, final_fraction: float) -> float:

@@ -90,6 +90,9 @@ class BoundPrior:
 
     def __init__(self, prior: Prior, loc: Tensor, scale: Tensor, num_likelihood: int) -> None:
         self.prior, self.loc, self.scale, self.num_likelihood = prior, loc, scale, num_likelihood
+        own = loc.new_zeros(num_likelihood)
+        self._center = torch.cat([loc, own])
+        self._precision = torch.cat([scale**-2, own + LIKELIHOOD_LOG_SCALE**-2])
 
     def log_density(self, theta: Tensor) -> Tensor:
         """(..., P) → (...); normalised, except for the flat prior."""
@@ -103,6 +106,8 @@ class BoundPrior:
 
     def score(self, theta: Tensor) -> Tensor:
         """Gradient of `log_density`: (..., P) → (..., P)."""
+        if isinstance(self.prior, Normal):  # at every step of every training: two operations instead of ten
+            return (self._center - theta) * self._precision
         network, own = self._split(theta)
         return torch.cat(
             [

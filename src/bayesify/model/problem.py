@@ -6,7 +6,9 @@ gradient are divided by T here and nowhere else.
 """
 
 import math
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -35,12 +37,18 @@ class Batch(NamedTuple):
         return self.data.targets.shape[1 if self.per_particle else 0]
 
 
-class Gradient(NamedTuple):
-    """A batch's estimate of the log density and its gradient."""
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """A batch's estimate of the gradient, the log likelihood and the log density."""
 
     gradient: Tensor  # (K, P)
-    log_density: Tensor  # (K,)
     log_likelihood: Tensor  # (K,), scaled by N/B, untempered
+    evaluate: Callable[[], Tensor] = field(repr=False)
+
+    @cached_property
+    def log_density(self) -> Tensor:
+        """Evaluated when asked for, (K,): most who follow the gradient do not look at it."""
+        return self.evaluate()
 
 
 class Problem:
@@ -152,9 +160,7 @@ class Problem:
         (gradient, log_likelihood, _), flops = self._gradients[mode](dims, theta, buffers, batch.data)
         self.meter.gradient(batch.size * len(theta), flops)
         scale = self.num_examples / batch.size
-        gradient = (scale * gradient + self.prior.score(theta)) / self.temperature
-        log_density = (scale * log_likelihood + self.prior.log_density(theta)) / self.temperature
-        return Gradient(gradient, log_density, scale * log_likelihood)
+        return self._posterior(theta, scale * gradient, scale * log_likelihood)
 
     def full_gradient(self, theta: Tensor, mode: Mode = Mode.DENSITY) -> Gradient:
         """The exact gradient over all N examples, in row blocks unless batch statistics tie the rows together."""
@@ -165,9 +171,16 @@ class Problem:
             (part, value, _), flops = self._gradients[mode]((0, None), theta, buffers, chunk)
             self.meter.gradient(chunk.num_examples * len(theta), flops)
             gradient, log_likelihood = gradient + part, log_likelihood + value
-        gradient = (gradient + self.prior.score(theta)) / self.temperature
-        log_density = (log_likelihood + self.prior.log_density(theta)) / self.temperature
-        return Gradient(gradient, log_density, log_likelihood)
+        return self._posterior(theta, gradient, log_likelihood)
+
+    def _posterior(self, theta: Tensor, gradient: Tensor, log_likelihood: Tensor) -> Gradient:
+        """Adds the prior and tempers."""
+        gradient = gradient + self.prior.score(theta)
+        if self.temperature != 1.0:
+            gradient = gradient / self.temperature
+        return Gradient(
+            gradient, log_likelihood, lambda: (log_likelihood + self.prior.log_density(theta)) / self.temperature
+        )
 
     def log_likelihood(self, theta: Tensor, data: Data, buffers: Buffers, mode: Mode = Mode.PREDICT) -> Tensor:
         """Sum over `data` of log p(y | x, θ) for K particles with their buffers, (K,); forward passes only."""
