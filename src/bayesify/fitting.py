@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from bayesify.data import Data, as_data
 from bayesify.engine.budget import Budget, Meter
+from bayesify.engine.denormals import denormals_flushed
 from bayesify.engine.preflight import Estimate, check_memory
 from bayesify.engine.rng import generator, seed_of, seeded
 from bayesify.engine.run import Checkpoints, Progress, Run
@@ -28,7 +29,9 @@ from bayesify.progress import progress_bar
 
 DEFAULT_BUDGET = Budget(epochs=100)
 MINIMUM_VALIDATION = 10
-"""With fewer held-out rows than this, nothing is held out."""
+"""At least this many rows are held out: fewer show neither the best step nor the calibration."""
+SMALL_DATA = 50
+"""Below this many rows nothing is held out: training needs them all."""
 
 
 def fit(
@@ -104,7 +107,7 @@ def fit_problem(problem: Problem, method: Method, run: Run) -> Posterior:
     Raises:
         MethodError: training diverged to non-finite parameters.
     """
-    with seeded(seed_of(run.seed, "fit")):
+    with seeded(seed_of(run.seed, "fit")), denormals_flushed():
         posterior = method.fit(problem, run)
     if not all(bool(torch.isfinite(value).all()) for value in posterior.tensors().values()):
         raise MethodError(
@@ -236,9 +239,9 @@ def _split(data: Data, validation: Any, seed: int) -> _Parts:
         return _Parts(data, as_data(validation))
     if not 0 < validation < 1:
         raise DataError(f"validation={validation}: a fraction must lie between 0 and 1 (0 or None holds nothing out).")
-    count = round(validation * data.num_examples)
-    if count < MINIMUM_VALIDATION:
+    if data.num_examples < SMALL_DATA:
         return _Parts(data, None)
+    count = max(round(validation * data.num_examples), MINIMUM_VALIDATION)
     order = torch.randperm(data.num_examples, generator=generator("cpu", seed, "validation"))
     return _Parts(data.select(order[count:]), data.select(order[:count]))
 
