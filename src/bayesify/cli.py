@@ -4,6 +4,8 @@ Only typer is imported at the top: everything else when a command runs, so that 
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,7 +60,7 @@ def compare(
     from bayesify.terminal.display import display
 
     prepared = make_task(data, target, task, _names(drop))
-    with display(quiet=as_json) as watch:
+    with _keeping_what_finished(), display(quiet=as_json) as watch:
         watch.task(prepared)
         result = run_comparison(
             model,
@@ -149,7 +151,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def main() -> None:
-    """Runs the command line: errors of ours are one line and exit code 2, Ctrl-C is exit code 130."""
+    """Runs the command line: errors of ours are one line and exit code 2."""
     from bayesify.errors import BayesifyError
 
     try:
@@ -157,9 +159,16 @@ def main() -> None:
     except BayesifyError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+
+
+@contextmanager
+def _keeping_what_finished() -> Iterator[None]:
+    """Ctrl-C is one line and exit code 130, caught here because typer's own answer is only 'Aborted'."""
+    try:
+        yield
     except KeyboardInterrupt:
         typer.echo("stopped; what had finished is kept: the same command continues.", err=True)
-        sys.exit(130)
+        raise typer.Exit(130) from None
 
 
 def _show(result: Any, as_json: bool) -> None:

@@ -150,8 +150,8 @@ def test_automatic_memory_forgets_the_same_share_at_any_length() -> None:
     problem = linear_problem()
     for epochs in (10, 1000):
         run = run_of(problem, epochs)
-        num_steps = epochs * 200 / 32
-        assert IVON()._beta2(problem, run) ** num_steps == pytest.approx(math.exp(-2), rel=0.05)
+        num_steps = epochs * 200 / IVON().batch_size
+        assert IVON()._beta2(problem, run) ** num_steps == pytest.approx(math.exp(-5), rel=0.05)
 
 
 def test_resumed_fit_equals_an_undisturbed_one(tmp_path: object) -> None:

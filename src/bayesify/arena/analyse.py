@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bayesify import metrics
-from bayesify.arena.field import Entrant
+from bayesify.arena.field import Entrant, default_epochs
 from bayesify.arena.models import likelihood_of
 from bayesify.arena.plan import Cell, Plan
 from bayesify.arena.statistics import Comparison, PairedDifferences, compare_to_control
@@ -322,6 +322,13 @@ def _caveats(
     plan: Plan, found: Collected, methods: list[dict[str, Any]], comparisons: dict[str, Comparison]
 ) -> list[str]:
     texts = list(dict.fromkeys(text for one in comparisons.values() for text in one.caveats))
+    asked, usual = plan.settings.epochs, default_epochs(plan.card.num_train[0])
+    if asked is not None and asked < usual:
+        texts.insert(
+            0,
+            f"The budget is smaller than the usual one: the control's members train for {asked:g} epochs instead of "
+            f"{usual}. Ten undertrained networks are a weak control; compare map_whole_budget.",
+        )
     if found.missing:
         texts.append(
             f"{len(found.missing)} of {len(plan.cells)} runs have not finished; the verdicts may still change."

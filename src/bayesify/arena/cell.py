@@ -81,7 +81,6 @@ def _fit_and_score(cell: Cell, context: Context) -> tuple[dict[str, Any], Arrays
         budget=Budget(gradient_evaluations=cell.budget),
         validation=context.settings.validation,
         seed=seed_of(cell.split, cell.seed) % 2**31,
-        checkpoint=context.store.checkpoints(cell.key),
         progress=False,
     )
     predictive, predict_seconds = _predict(posterior, data)

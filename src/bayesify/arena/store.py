@@ -5,7 +5,6 @@ A cell is done if and only if its record exists, so being killed anywhere loses 
 
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,10 +42,6 @@ class Store:
         """Where a cell's record is or will be."""
         return self.folder / "runs" / key[:2] / f"{key}.json"
 
-    def checkpoints(self, key: str) -> Path:
-        """Where a running cell keeps its checkpoints."""
-        return self.folder / "checkpoints" / key
-
     def has(self, key: str) -> bool:
         """Whether the cell is finished, well or badly."""
         return self.record_path(key).exists()
@@ -65,7 +60,6 @@ class Store:
             json.dump(record, text)
             _to_disk(text)
         os.replace(partial, path)
-        shutil.rmtree(self.checkpoints(key), ignore_errors=True)
 
     def discard(self, key: str) -> None:
         """Forgets a record, so that its cell runs again."""

@@ -162,7 +162,7 @@ class IVON(Method):
         if not math.isfinite(run.limit):
             return UNKNOWN_LENGTH_BETA2
         num_steps = run.limit / (min(self.batch_size, problem.num_examples) * self.num_samples)
-        return max(0.0, 1 - MEMORY / num_steps)
+        return math.exp(-MEMORY / num_steps)
 
 
 def target_of(problem: Problem) -> Target:

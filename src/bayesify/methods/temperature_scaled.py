@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from bayesify.engine.budget import FORWARD_COST
 from bayesify.engine.run import Run
-from bayesify.errors import DataError
 from bayesify.methods.base import Exactness, Method, MethodInfo
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Posterior
@@ -21,7 +20,7 @@ from bayesify.predictive import Predictive
 
 LOG_T_BOUNDS = (math.log(0.05), math.log(20.0))
 MINIMUM_VALIDATION = 10
-"""Below this many held-out examples one number cannot be estimated; scaling is then refused."""
+"""Below this many held-out examples one number cannot be estimated; T stays 1 and a warning says so."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,11 @@ class TemperatureScaled(Method):
         """Fits the method, then the temperature."""
         if problem.validation is None or problem.validation.num_examples < MINIMUM_VALIDATION:
             found = 0 if problem.validation is None else problem.validation.num_examples
-            raise DataError(
-                f"temperature scaling needs at least {MINIMUM_VALIDATION} held-out examples, but there are {found}: "
-                "pass validation data or a larger validation fraction, or use the method without scaling."
-            )
+            base = self.method.fit(problem, run)
+            text = f"not calibrated: {found} held-out examples cannot show one temperature; {MINIMUM_VALIDATION} can"
+            run.notes["warnings"] = [*run.notes.get("warnings", []), text]
+            run.notes["predictive_temperature"] = 1.0
+            return Calibrated(base, 1.0)
         count = problem.validation.num_examples
         reserve = FORWARD_COST * count * self.num_particles
         run.limit -= reserve  # not a phase: the method's random streams are to be those it has without scaling
