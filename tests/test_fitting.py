@@ -227,6 +227,22 @@ def test_bad_models(case: str) -> None:
         quick_fit((inputs(), y()), model())
 
 
+@pytest.mark.parametrize("method", ["deep_ensemble(num_members=2)", "swag", "laplace", "temperature_scaled(map)"])
+def test_bad_inputs_to_predict(method: str) -> None:
+    posterior = quick_fit((inputs(), targets()), method=method, budget=bay.Budget(epochs=40), validation=0.3)
+    for wrong, error, message in (
+        (torch.zeros(5, COLUMNS + 1), ModelError, r"inputs of shape \(5, 4\)"),
+        (spoiled(math.nan), DataError, "first in row 5"),
+        (inputs()[:0], DataError, "0 rows"),
+    ):
+        with pytest.raises(error, match=message):
+            posterior.predict(wrong)
+        with pytest.raises(error, match=message):
+            posterior.draw()(wrong)
+    with pytest.raises(MethodError, match="at least one draw"):
+        posterior.predict(inputs(), num_samples=0)
+
+
 def test_divergence_is_an_error() -> None:
     with pytest.raises(MethodError, match="diverged"):
         quick_fit((inputs(), targets() * 1e30))

@@ -1,13 +1,17 @@
 """A network and a likelihood, evaluated for K particles: all that prediction needs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from bayesify.data import chunk_inputs, num_rows
 from bayesify.engine.budget import Meter
 from bayesify.engine.vectorise import Vectorised, Way
+from bayesify.errors import BayesifyError, ModelError
 from bayesify.model.likelihoods import Likelihood
 from bayesify.model.network import Buffers, Mode, Network
 
@@ -55,3 +59,23 @@ class Model:
 
     def _one_output(self, network: Tensor, buffers: Buffers, inputs: Any) -> Tensor:
         return self.network(network, buffers, inputs, Mode.PREDICT)
+
+
+@contextmanager
+def explained(inputs: Any) -> Iterator[None]:
+    """Within the block, what torch says of inputs that do not fit the model becomes an error that names their shape.
+
+    Raises:
+        ModelError: the model cannot evaluate these inputs.
+    """
+    try:
+        yield
+    except (BayesifyError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(inputs))
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ModelError(
+            f"the model cannot evaluate inputs of shape {shapes} ({reason}): pass inputs of the shape and type that "
+            "its forward() takes, or adapt its first layer."
+        ) from error

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from bayesify.data import Data
 from bayesify.engine.budget import FORWARD_COST, Meter
 from bayesify.engine.vectorise import Vectorised, Way
 from bayesify.errors import ModelError
 from bayesify.model.likelihoods import Likelihood
-from bayesify.model.model import Model
+from bayesify.model.model import Model, explained
 from bayesify.model.network import Buffers, Mode, Network
 from bayesify.model.priors import BoundPrior, Prior
 
@@ -258,16 +257,8 @@ def check_model(problem: Problem) -> None:
     rows = problem.data.select(slice(0, min(8, problem.num_examples)))
     with torch.no_grad():
         buffers = {name: value[0] for name, value in problem.network.buffers(1).items()}
-        try:
+        with explained(rows.inputs):
             outputs = problem.network(problem.network.initial, buffers, rows.inputs, Mode.PREDICT)
-        except ModelError:
-            raise
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(
-                f"the model cannot evaluate the first rows, inputs of shape {_shapes(rows.inputs)} ({reason}): pass "
-                "inputs of the shape and type that its forward() takes, or adapt its first layer."
-            ) from error
     if outputs.dim() != 2 or len(outputs) != rows.num_examples:
         raise ModelError(
             f"the model gives outputs of shape {tuple(outputs.shape)} for {rows.num_examples} examples: it must give "
@@ -276,9 +267,3 @@ def check_model(problem: Problem) -> None:
     if not bool(torch.isfinite(outputs).all()):
         raise ModelError("the model gives NaN or infinite outputs on the first rows: check its weights and the inputs.")
     problem.likelihood.check(outputs.detach(), problem.data.targets)
-
-
-def _shapes(inputs: Any) -> str:
-    if isinstance(inputs, Tensor):
-        return str(tuple(inputs.shape))
-    return ", ".join(str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(inputs))

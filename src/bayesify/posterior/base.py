@@ -12,8 +12,8 @@ from torch import Tensor
 from bayesify.data import as_inputs
 from bayesify.engine.budget import Cost
 from bayesify.engine.rng import generator
-from bayesify.errors import UnsupportedError
-from bayesify.model.model import Model
+from bayesify.errors import MethodError, UnsupportedError
+from bayesify.model.model import Model, explained
 from bayesify.model.network import Buffers
 from bayesify.predictive import Predictive
 
@@ -95,13 +95,28 @@ class Posterior(ABC):
 
         Returns:
             A distribution over the B targets.
+
+        Raises:
+            DataError, ModelError: the inputs are not finite numbers, or not of the shape that the model takes.
         """
-        return self._predict(self._place(inputs), num_samples, seed)
+        if num_samples is not None and num_samples < 1:
+            raise MethodError(
+                f"predict(num_samples={num_samples}): at least one draw is needed; None takes the default."
+            )
+        placed = self._place(inputs)
+        with explained(placed):
+            return self._predict(placed, num_samples, seed)
 
     def draw(self, seed: int = 0) -> Function:
         """ONE function from the posterior: the same weights (and dropout mask) at every call and every input."""
         function = self._draw(seed)
-        return lambda inputs: function(self._place(inputs))
+
+        def evaluate(inputs: Any) -> Tensor:
+            placed = self._place(inputs)
+            with explained(placed):
+                return function(placed)
+
+        return evaluate
 
     def sample(self, num_samples: int | None = None, seed: int = 0) -> dict[str, Tensor]:
         """Parameter draws by name, {name: (S, *shape)}; the likelihood's own parameters under 'likelihood'."""
