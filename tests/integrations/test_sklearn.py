@@ -231,7 +231,8 @@ def test_epochs_and_budgets() -> None:
     x, y = table()
     assert regressor(method=MAP(batch_size=20), epochs=5).fit(x, y).posterior_.cost.total == 5 * 70  # 10 are held out
     budget = bay.Budget(gradient_evaluations=640)
-    assert regressor(method=QUICK, epochs=None, budget=budget).fit(x, y).posterior_.cost.total == 640
+    spent = regressor(method=QUICK, epochs=None, budget=budget).fit(x, y).posterior_.cost.total
+    assert 640 - 64 < spent <= 640  # whole steps of 64 examples, and the validation
     assert regressor(method=QUICK, epochs=None)._budget(len(x)) == bay.Budget(epochs=default_epochs(len(x)))
 
 
