@@ -259,7 +259,7 @@ def _budget(plan: Plan, multiple: float) -> dict[str, Any]:
         "gradient_evaluations": first.budget,
         "multiple": multiple,
         "epochs_per_member": epochs,
-        "description": f"{first.budget:,.0f} gradient evaluations: what 10 networks need for {epochs:g} epochs",
+        "description": f"what 10 networks need for {epochs:g} epochs",
     }
 
 
