@@ -3,6 +3,8 @@
 Only typer is imported at the top: everything else when a command runs, so that `--help` answers at once.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,8 +55,6 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare Bayesian methods with a deep ensemble at equal compute; the same command again resumes."""
-    import os
-
     from bayesify.arena.compare import compare as run_comparison
     from bayesify.datasets import make_task
     from bayesify.terminal.display import display
@@ -163,12 +163,25 @@ def main() -> None:
 
 @contextmanager
 def _keeping_what_finished() -> Iterator[None]:
-    """Ctrl-C is one line and exit code 130, caught here because typer's own answer is only 'Aborted'."""
+    """Ctrl-C is one line and exit code 130.
+
+    The process ends inside the signal handler: an exception raised inside torch's callbacks aborts it. Records
+    are written by rename, and workers end with their parent, so nothing is lost or left behind.
+    """
+
+    def stop(signum: int, frame: object) -> None:
+        del signum, frame
+        if sys.stderr.isatty():
+            sys.stderr.write("\x1b[?25h\n")  # the live bar hides the cursor
+        sys.stderr.write("stopped; what had finished is kept: the same command continues.\n")
+        sys.stderr.flush()
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, stop)
     try:
         yield
-    except KeyboardInterrupt:
-        typer.echo("stopped; what had finished is kept: the same command continues.", err=True)
-        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show(result: Any, as_json: bool) -> None:
