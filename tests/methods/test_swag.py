@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bayesify.errors import BudgetError, MethodError
 from bayesify.likelihoods import Gaussian
 from bayesify.methods import SWAG
-from bayesify.methods.swag import State, collect, gaussian, init
+from bayesify.methods.swag import State, collect, gaussian, init, keep_best
 from bayesify.posterior.draws import Draws
 from bayesify.posterior.gaussian import Gaussian as GaussianPosterior
 from bayesify.priors import Normal
@@ -74,6 +74,26 @@ def test_draws_have_the_stated_covariance_across_tensors() -> None:
     assert bool(((sampled - stated).abs() < critical_value(21) * error).all())
     # The control: noise drawn tensor by tensor has no covariance between the first and the last weight.
     assert stated[0, -1].abs() > 2 * critical_value(21) * error[0, -1]
+
+
+def test_the_first_snapshots_that_validate_best_are_kept() -> None:
+    snapshots = random_path(9, 6)
+    state = init(snapshots[:1], max_rank=4)
+    for theta, loss in zip(snapshots, [5.0, 3.0, 2.0, 2.5, 2.0, 2.1, 7.0, math.nan, 9.0], strict=True):
+        state = keep_best(collect(state._replace(theta=theta[None])), torch.tensor(loss))
+    expected = path_of(snapshots[:5], max_rank=4)  # of two equal losses the one with more snapshots
+    for name, value in state.best._asdict().items():
+        torch.testing.assert_close(value, getattr(expected, name))
+
+
+def test_a_path_that_overfits_is_cut() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(200, 4, generator=rng), torch.randn(200, 1, generator=rng)
+    y = x[:, :1] + 2 * noise
+    overfit = problem_of(plain(), (x[:30], y[:30]), validation=(x[30:], y[30:]), likelihood=Gaussian(scale=0.5))
+    assert fitted(overfit, SWAG(swag_learning_rate=1e-2, map_share=0.1), 800).diagnostics.values["num_snapshots"] < 40
+    whole = problem_of(plain(), (x[:30], y[:30]), likelihood=Gaussian(scale=0.5))
+    assert fitted(whole, SWAG(swag_learning_rate=1e-2, map_share=0.1), 800).diagnostics.values["num_snapshots"] == 40
 
 
 def test_scale_and_temperature_multiply_the_covariance() -> None:

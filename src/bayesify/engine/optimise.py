@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bayesify.engine.budget import FORWARD_COST
 from bayesify.engine.run import Run
 from bayesify.model.network import Mode
 from bayesify.model.problem import Problem
@@ -96,7 +95,7 @@ def optimise(problem: Problem, run: Run, theta: Tensor, schedule: Schedule) -> T
         return _result(problem, state)
     num_particles = len(theta)
     mode = Mode.PREDICT if problem.pretrained else Mode.TRAIN
-    reserve = _validation_cost(problem, num_particles)
+    reserve = problem.validation_cost(num_particles)
     batches = run.batches(
         problem.data, schedule.batch_size, num_particles, independent=num_particles > 1, reserve=reserve
     )
@@ -120,17 +119,8 @@ def _result(problem: Problem, state: State) -> Tensor:
     return state.theta if problem.validation is None else state.best_theta
 
 
-def _validation_cost(problem: Problem, num_particles: int) -> float:
-    if problem.validation is None:
-        return 0.0
-    forward = FORWARD_COST * problem.validation.num_examples * num_particles
-    return forward + problem.statistics_cost(num_particles)
-
-
 def _validate(problem: Problem, state: State) -> State:
-    assert problem.validation is not None
-    buffers = problem.buffers(state.theta)
-    loss = -problem.log_likelihood(state.theta, problem.validation, buffers) / problem.validation.num_examples
+    loss = problem.validation_loss(state.theta)
     better = loss < state.best_loss
     stalled = torch.zeros_like(state.stalled) if bool(better.any()) else state.stalled + 1
     return state._replace(

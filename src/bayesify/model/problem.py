@@ -190,6 +190,19 @@ class Problem:
             total = total + value
         return total
 
+    def validation_loss(self, theta: Tensor) -> Tensor:
+        """Minus the held-out log likelihood per example of K particles, (K,); 0 for all where nothing is held out."""
+        if self.validation is None:
+            return torch.zeros_like(theta[:, 0])
+        return -self.log_likelihood(theta, self.validation, self.buffers(theta)) / self.validation.num_examples
+
+    def validation_cost(self, num_particles: int) -> float:
+        """Gradient evaluations that `validation_loss` will take."""
+        if self.validation is None:
+            return 0.0
+        forward = FORWARD_COST * self.validation.num_examples * num_particles
+        return forward + self.statistics_cost(num_particles)
+
     # ---- outputs -------------------------------------------------------------------------------------------------
 
     def outputs(self, theta: Tensor, inputs: Any, buffers: Buffers) -> Tensor:
