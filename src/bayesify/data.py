@@ -17,6 +17,9 @@ from torch.utils.data.dataloader import default_collate
 
 from bayesify.errors import DataError
 
+MINIMUM_VALIDATION = 10
+"""At least this many rows are held out: fewer show neither the best step nor the calibration."""
+
 
 class Data(NamedTuple):
     """Inputs (a pytree of (N, ...) tensors) and targets (N,) or (N, D)."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bayesify.data import Data, as_data
+from bayesify.data import MINIMUM_VALIDATION, Data, as_data
 from bayesify.engine.budget import Budget, Meter
 from bayesify.engine.denormals import denormals_flushed
 from bayesify.engine.preflight import Estimate, check_memory
@@ -28,8 +28,6 @@ from bayesify.posterior.base import Diagnostics, Posterior, Record
 from bayesify.progress import progress_bar
 
 DEFAULT_BUDGET = Budget(epochs=100)
-MINIMUM_VALIDATION = 10
-"""At least this many rows are held out: fewer show neither the best step nor the calibration."""
 SMALL_DATA = 50
 """Below this many rows nothing is held out: training needs them all."""
 

@@ -9,7 +9,7 @@ import bayesify as bay
 from bayesify.engine.rng import seed_of, seeded
 from bayesify.engine.run import Run
 from bayesify.errors import MethodError
-from bayesify.methods import MAP, SWAG, MCDropout, Multi, Subset, Tempered
+from bayesify.methods import HMC, MAP, SWAG, MCDropout, Multi, Subset, Tempered
 from bayesify.methods.base import Exactness, Method, MethodInfo, describe
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Particles, Posterior
@@ -85,7 +85,7 @@ def test_sizes_are_those_of_all_modes() -> None:
     assert Multi(Multi(Probe(), 2), 3).num_particles == 12
     assert describe(Multi(SWAG(), 3)) == "multi(swag, num_modes=3)"
     assert Multi(MAP()).uses_validation
-    assert not Multi(SWAG()).uses_validation
+    assert not Multi(HMC()).uses_validation
     assert not Multi(SWAG()).is_post_hoc
 
 

@@ -2,9 +2,13 @@ import math
 
 import pytest
 import torch
+from small_problems import plain, problem_of, regression_data
 from torch import nn
 
 import bayesify as bay
+from bayesify.engine.run import Run
+from bayesify.methods import MAP, SWAG, DeepEnsemble, Laplace, MCDropout, TemperatureScaled
+from bayesify.methods.base import Method
 from bayesify.methods.temperature_scaled import best_temperature
 
 
@@ -52,3 +56,18 @@ def test_few_rows_are_not_calibrated_and_it_is_said() -> None:
     assert posterior.diagnostics.values["predictive_temperature"] == 1.0
     assert any("not calibrated: 0 held-out examples" in text for text in posterior.diagnostics.warnings)
     assert math.isfinite(float(posterior.predict(inputs).log_prob(labels).sum()))
+
+
+def test_it_answers_for_its_method() -> None:
+    problem = problem_of(plain(), regression_data())
+    assert TemperatureScaled(Laplace(structure="full")).memory(problem) == Laplace(structure="full").memory(problem)
+    assert TemperatureScaled(Laplace()).is_post_hoc
+
+
+@pytest.mark.parametrize("method", [MCDropout(), SWAG(), Laplace(), MAP(), DeepEnsemble(3)])
+def test_many_draws_stay_within_the_budget(method: Method) -> None:
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    problem = problem_of(plain(), (x[:150], x[:150, :1]), validation=(x[150:], x[150:, :1]))
+    run = Run(problem.meter, limit=150 * 40)
+    TemperatureScaled(method).fit(problem, run)
+    assert run.spent <= run.limit * 1.02

@@ -8,7 +8,7 @@ from small_problems import fitted, normalised, plain, problem_of, regression_dat
 import bayesify as bay
 from bayesify.engine.run import Run
 from bayesify.errors import MethodError
-from bayesify.methods import MAP, SWAG, MCDropout, Multi, Subset, Tempered, get_method
+from bayesify.methods import HMC, MAP, SWAG, MCDropout, Multi, Subset, Tempered, get_method
 from bayesify.methods.base import Exactness, Method, MethodInfo, describe
 from bayesify.model.problem import Batch, Problem
 from bayesify.posterior.base import Particles, Posterior
@@ -66,7 +66,7 @@ def test_it_answers_for_its_method() -> None:
     method = Tempered(Multi(MAP(), 3), 0.5)
     assert method.num_particles == 3
     assert method.uses_validation
-    assert not Tempered(SWAG(), 0.5).uses_validation
+    assert not Tempered(HMC(), 0.5).uses_validation
     assert describe(method) == "tempered(multi(map, num_modes=3), 0.5)"
     assert get_method("tempered(swag, 0.5)") == Tempered(SWAG(), 0.5)
 

@@ -27,6 +27,7 @@ from bayesify.arena.report import ReportPaths, write_report
 from bayesify.arena.store import Store
 from bayesify.datasets.task import Task, make_task
 from bayesify.errors import DataError
+from bayesify.files import replacing
 from bayesify.methods.base import Method, describe
 from bayesify.version import __version__
 
@@ -244,10 +245,8 @@ def environment(workers: int) -> dict[str, Any]:
 def _write_request(plan: Plan, store: Store, workers: int) -> None:
     """What was asked for, so that `report` and `status` can tell what is missing."""
     request = {"plan": plan.as_dict(), "environment": environment(workers)}
-    path = store.folder / "request.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(request), encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(store.folder / "request.json") as partial:
+        partial.write_text(json.dumps(request), encoding="utf-8")
 
 
 def _command() -> str:

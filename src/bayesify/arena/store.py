@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bayesify.errors import SaveError
+from bayesify.files import replacing
 
 Arrays = dict[str, np.ndarray]
 
@@ -50,16 +51,11 @@ class Store:
         """Stores a finished cell; the arrays first, so that a record never lacks them."""
         path = self.record_path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{key}.{os.getpid()}")
         if arrays:
-            with partial.open("wb") as file:
+            with replacing(path.with_suffix(".npz")) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, allow_pickle=False, **arrays)
-                _to_disk(file)
-            os.replace(partial, path.with_suffix(".npz"))
-        with partial.open("w", encoding="utf-8") as text:
-            json.dump(record, text)
-            _to_disk(text)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(record), encoding="utf-8")
 
     def discard(self, key: str) -> None:
         """Forgets a record, so that its cell runs again."""
@@ -118,8 +114,3 @@ class Store:
 
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -6,7 +6,6 @@ was in and gives bit for bit what an undisturbed one gives. Minibatch order is a
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from bayesify.data import Data
 from bayesify.engine.budget import Meter
 from bayesify.engine.rng import generator, seed_of
 from bayesify.errors import BudgetError, SaveError
+from bayesify.files import replacing
 from bayesify.model.problem import Batch
 
 CHECKPOINT_SECONDS = 30.0
@@ -226,7 +226,9 @@ class Run:
             return
         if not self.finished and time.monotonic() - self._saved_at < self._checkpoints.seconds:
             return
-        tensors = {name: value.contiguous() for name, value in zip(_names(state), state, strict=True)}
+        # Cloned, because fields may share memory, which the file format has no way to say.
+        fields = zip(_names(state), state, strict=True)
+        tensors = {name: value.contiguous().clone() for name, value in fields}
         tensors |= {"rng": self.rng.get_state(), "layers_rng": torch.get_rng_state()}
         metadata = {
             "fingerprint": self._checkpoints.fingerprint,
@@ -239,9 +241,8 @@ class Run:
             "finished": self.finished,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file(tensors, partial, metadata={"bayesify": json.dumps(metadata)})
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(tensors, partial, metadata={"bayesify": json.dumps(metadata)})
         self._saved_at = time.monotonic()
 
     def _path(self) -> Path | None:

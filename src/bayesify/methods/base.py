@@ -64,6 +64,11 @@ class Method(ABC):
         """How many networks are trained at a time: what `Budget(epochs=...)` is multiplied by."""
 
     @property
+    def num_predictions(self) -> int:
+        """Forward passes per example of the posterior's default prediction: what calibration has to reserve."""
+        return self.num_particles
+
+    @property
     def uses_validation(self) -> bool:
         """Whether `fit` sets held-out data aside."""
         return self.info.uses_validation
@@ -80,6 +85,41 @@ class Method(ABC):
     def memory(self, problem: Problem) -> float:
         """Predicted peak bytes beyond the data and the model: by default eight vectors per particle."""
         return 8.0 * self.num_particles * problem.num_parameters * problem.network.initial.element_size()
+
+
+@dataclass(frozen=True)
+class Wrapper(Method):
+    """Base of methods around another: they answer as it does, except where they say otherwise."""
+
+    method: Method
+
+    @property
+    def num_particles(self) -> int:
+        """Those of the method."""
+        return self.method.num_particles
+
+    @property
+    def num_predictions(self) -> int:
+        """The method's."""
+        return self.method.num_predictions
+
+    @property
+    def uses_validation(self) -> bool:
+        """Where the method does, or the wrapper by itself."""
+        return self.info.uses_validation or self.method.uses_validation
+
+    @property
+    def is_post_hoc(self) -> bool:
+        """As the method."""
+        return self.method.is_post_hoc
+
+    def post_hoc_cost(self, problem: Problem) -> float:
+        """The method's."""
+        return self.method.post_hoc_cost(problem)
+
+    def memory(self, problem: Problem) -> float:
+        """The method's."""
+        return self.method.memory(problem)
 
 
 def require(condition: bool, owner: Method, field: str, allowed: str) -> None:

@@ -149,6 +149,11 @@ class HMC(Method):
         """The chains."""
         return self.num_chains
 
+    @property
+    def num_predictions(self) -> int:
+        """The kept draws."""
+        return self.num_chains * self.num_draws
+
     def memory(self, problem: Problem) -> float:
         """The kept draws and about eight vectors per chain."""
         vectors = self.num_chains * (self.num_draws + 8)

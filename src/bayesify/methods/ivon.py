@@ -128,6 +128,11 @@ class IVON(Method):
         """Networks evaluated at a time: the samples of a step."""
         return self.num_samples
 
+    @property
+    def num_predictions(self) -> int:
+        """Draws from the Gaussian, or those kept."""
+        return DEFAULT_SAMPLES
+
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """One Gaussian; draws with statistics of their own where the network normalises by batch."""
         num_draws = _draws_with_statistics(problem, run)

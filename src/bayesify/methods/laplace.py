@@ -121,6 +121,11 @@ class Laplace(Method):
         """One."""
         return 1
 
+    @property
+    def num_predictions(self) -> int:
+        """The functions of a linearised prediction."""
+        return self.num_samples
+
     def memory(self, problem: Problem) -> float:
         """Vectors, and of every matrix that is formed the sum, its eigenvectors, their workspace and a copy."""
         sizes: list[int] = []

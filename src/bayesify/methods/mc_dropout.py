@@ -66,6 +66,11 @@ class MCDropout(Method):
         """One: masks share the weights."""
         return 1
 
+    @property
+    def num_predictions(self) -> int:
+        """S masks."""
+        return self.num_samples
+
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """Trains with dropout, unless a pretrained network was, then draws the masks."""
         trained = problem.pretrained and problem.network.has_dropout

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bayesify.engine.run import Run
-from bayesify.methods.base import Exactness, Method, MethodInfo, require
+from bayesify.methods.base import Exactness, MethodInfo, Wrapper, require
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Posterior
 from bayesify.posterior.mixture import Mixture
 
 
 @dataclass(frozen=True)
-class Multi(Method):
+class Multi(Wrapper):
     """An equal mixture of `method` at several modes.
 
     Attributes:
@@ -28,7 +28,6 @@ class Multi(Method):
         num_modes: M, how many times it runs.
     """
 
-    method: Method
     num_modes: int = 5
 
     info = MethodInfo(
@@ -50,14 +49,9 @@ class Multi(Method):
         return self.num_modes * self.method.num_particles
 
     @property
-    def uses_validation(self) -> bool:
-        """As the method."""
-        return self.method.uses_validation
-
-    @property
-    def is_post_hoc(self) -> bool:
-        """As the method."""
-        return self.method.is_post_hoc
+    def num_predictions(self) -> int:
+        """The method's for every mode."""
+        return self.num_modes * self.method.num_predictions
 
     def post_hoc_cost(self, problem: Problem) -> float:
         """The method's for every mode."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from bayesify.engine.optimise import Schedule, optimise
 from bayesify.engine.run import Run
 from bayesify.errors import MethodError
-from bayesify.methods.base import Exactness, Method, MethodInfo, require, require_positive
+from bayesify.methods.base import Exactness, MethodInfo, Wrapper, require, require_positive
 from bayesify.model.network import Buffers, Network
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Posterior
@@ -30,7 +30,7 @@ SHOWN_NAMES = 8
 
 
 @dataclass(frozen=True)
-class Subset(Method):
+class Subset(Wrapper):
     """`method` on part of the network, the rest at the mode.
 
     Attributes:
@@ -42,7 +42,6 @@ class Subset(Method):
         batch_size: examples per step on that way.
     """
 
-    method: Method
     parameters: str = "last"
     map_share: float = 0.5
     learning_rate: float = 1e-2
@@ -69,16 +68,6 @@ class Subset(Method):
                 f"Subset(parameters={self.parameters!r}) is not a regular expression ({error}): use 'last', 'lora' or "
                 "a pattern such as 'fc'."
             ) from error
-
-    @property
-    def num_particles(self) -> int:
-        """Those of the method."""
-        return self.method.num_particles
-
-    @property
-    def is_post_hoc(self) -> bool:
-        """As the method."""
-        return self.method.is_post_hoc
 
     def post_hoc_cost(self, problem: Problem) -> float:
         """The method's on the part."""

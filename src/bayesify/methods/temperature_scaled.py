@@ -10,24 +10,21 @@ validation data. Accuracy and predictive means do not change.
 import math
 from dataclasses import dataclass
 
+from bayesify.data import MINIMUM_VALIDATION
 from bayesify.engine.budget import FORWARD_COST
 from bayesify.engine.run import Run
-from bayesify.methods.base import Exactness, Method, MethodInfo
+from bayesify.methods.base import Exactness, MethodInfo, Wrapper
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Posterior
 from bayesify.posterior.calibrated import Calibrated
 from bayesify.predictive import Predictive
 
 LOG_T_BOUNDS = (math.log(0.05), math.log(20.0))
-MINIMUM_VALIDATION = 10
-"""Below this many held-out examples one number cannot be estimated; T stays 1 and a warning says so."""
 
 
 @dataclass(frozen=True)
-class TemperatureScaled(Method):
+class TemperatureScaled(Wrapper):
     """`method`, its predictive calibrated by one temperature on the validation data."""
-
-    method: Method
 
     info = MethodInfo(
         name="temperature_scaled",
@@ -39,10 +36,13 @@ class TemperatureScaled(Method):
         uses_validation=True,
     )
 
-    @property
-    def num_particles(self) -> int:
-        """Those of the method."""
-        return self.method.num_particles
+    def post_hoc_cost(self, problem: Problem) -> float:
+        """The method's and one prediction of the validation data."""
+        return self.method.post_hoc_cost(problem) + self._prediction_cost(problem)
+
+    def _prediction_cost(self, problem: Problem) -> float:
+        count = 0 if problem.validation is None else problem.validation.num_examples
+        return FORWARD_COST * count * self.num_predictions
 
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """Fits the method, then the temperature."""
@@ -54,7 +54,7 @@ class TemperatureScaled(Method):
             run.notes["predictive_temperature"] = 1.0
             return Calibrated(base, 1.0)
         count = problem.validation.num_examples
-        reserve = FORWARD_COST * count * self.num_particles
+        reserve = self._prediction_cost(problem)
         run.limit -= reserve  # not a phase: the method's random streams are to be those it has without scaling
         base = self.method.fit(problem, run)
         run.limit += reserve

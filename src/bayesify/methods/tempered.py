@@ -8,13 +8,13 @@ product is written into the posterior's record. Cost: the method's.
 from dataclasses import dataclass
 
 from bayesify.engine.run import Run
-from bayesify.methods.base import Exactness, Method, MethodInfo, Range, require_positive
+from bayesify.methods.base import Exactness, MethodInfo, Range, Wrapper, require_positive
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Posterior
 
 
 @dataclass(frozen=True)
-class Tempered(Method):
+class Tempered(Wrapper):
     """`method` on the tempered posterior.
 
     Attributes:
@@ -22,7 +22,6 @@ class Tempered(Method):
         temperature: T; 1 is the posterior.
     """
 
-    method: Method
     temperature: float
 
     info = MethodInfo(
@@ -37,29 +36,6 @@ class Tempered(Method):
 
     def __post_init__(self) -> None:
         require_positive(self, "temperature")
-
-    @property
-    def num_particles(self) -> int:
-        """Those of the method."""
-        return self.method.num_particles
-
-    @property
-    def uses_validation(self) -> bool:
-        """As the method."""
-        return self.method.uses_validation
-
-    @property
-    def is_post_hoc(self) -> bool:
-        """As the method."""
-        return self.method.is_post_hoc
-
-    def post_hoc_cost(self, problem: Problem) -> float:
-        """The method's."""
-        return self.method.post_hoc_cost(problem)
-
-    def memory(self, problem: Problem) -> float:
-        """The method's."""
-        return self.method.memory(problem)
 
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """Fits the method at the problem's temperature times this one."""

@@ -13,7 +13,7 @@ import torch
 
 from bayesify.engine.run import Run
 from bayesify.errors import BayesifyError, DataError
-from bayesify.methods.base import Exactness, Method, MethodInfo, Range, require_positive
+from bayesify.methods.base import Exactness, Method, MethodInfo, Range, Wrapper, require_positive
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Posterior
 
@@ -21,10 +21,9 @@ TRIALS_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Tuned(Method):
+class Tuned(Wrapper):
     """`method` with the best of `num_trials` settings."""
 
-    method: Method
     num_trials: int = 10
 
     info = MethodInfo(
@@ -41,12 +40,9 @@ class Tuned(Method):
         require_positive(self, "num_trials")
 
     @property
-    def num_particles(self) -> int:
-        """Those of the method."""
-        return self.method.num_particles
-
-    def memory(self, problem: Problem) -> float:  # noqa: D102
-        return self.method.memory(problem)
+    def is_post_hoc(self) -> bool:
+        """No: the trials need a budget, whatever the method."""
+        return False
 
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """Trials, then the final fit."""

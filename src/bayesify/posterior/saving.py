@@ -1,7 +1,6 @@
 """One file of tensors (safetensors) with a JSON header. Reading it runs no code and checks everything first."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from bayesify.engine.budget import Cost
 from bayesify.errors import SaveError, UnsupportedError
+from bayesify.files import replacing
 from bayesify.model.likelihoods import Loss, likelihood_from_settings, likelihood_settings
 from bayesify.model.model import Model
 from bayesify.model.network import Network
@@ -49,15 +49,11 @@ def save(posterior: Posterior, path: Path) -> None:
         "transform": network.transform,
         "record": asdict(posterior.record),
     }
-    partial = path.with_name(path.name + ".partial")
     try:
-        # Views of one tensor (members sharing weights) are separate entries in the file.
-        save_file(
-            {name: value.clone() for name, value in tensors.items()},
-            partial,
-            {"bayesify": json.dumps(header)},
-        )
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            # Views of one tensor (members sharing weights) are separate entries in the file.
+            own = {name: value.clone() for name, value in tensors.items()}
+            save_file(own, partial, {"bayesify": json.dumps(header)})
     except (OSError, SafetensorError) as error:
         raise SaveError(f"cannot write {path} ({error}): does its folder exist, and is there space?") from error
 

@@ -20,13 +20,13 @@ Schema 1 of the result, all keys optional:
 * ``progress``: done, planned, failed. ``missing``: method, split, seed, reason. ``caveats``: sentences.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bayesify.arena.report.plain import Plain, plain, strict_json, whole
 from bayesify.errors import DataError, SaveError
+from bayesify.files import replacing
 
 __all__ = ["SCHEMA", "ReportPaths", "render_html", "render_markdown", "write_report"]
 
@@ -113,13 +113,5 @@ def _markdown(raw: Plain) -> str:
 
 
 def _write_whole(path: Path, content: str) -> None:
-    """Write beside the file, then rename: a reader sees the old report or the new one, never half of one."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(content, encoding="utf-8", newline="\n")
