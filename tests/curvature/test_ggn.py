@@ -9,7 +9,9 @@ from curvature_cases import NAMES, Parts, problem_of
 from torch import Tensor
 
 from bayesify.curvature import jacobian as chunking
-from bayesify.curvature.ggn import Expansion, Vectors, expand_diagonal, expand_full, fisher_root
+from bayesify.curvature.fisher import Vectors, fisher_root
+from bayesify.curvature.ggn import Expansion, expand_diagonal, expand_full
+from bayesify.curvature.layers import CHECK_COST
 from bayesify.curvature.spectrum import FullSpectrum
 from bayesify.model.likelihoods import (
     Bernoulli,
@@ -76,7 +78,7 @@ def test_chunks_do_not_matter(structure: str, rows: int, monkeypatch: pytest.Mon
 def test_meter_counts_every_product(gradient: bool) -> None:
     problem = problem_of("mlp")
     found = expand(problem, "diagonal", Vectors(2, 2, True, gradient))
-    assert problem.meter.gradient_evaluations == 7 * (2 + gradient)
+    assert problem.meter.gradient_evaluations == 7 * (2 + gradient) + CHECK_COST
     assert problem.meter.forward_evaluations == 0
     assert (found.gradient is None) != gradient
 

@@ -6,44 +6,28 @@ as a sum of outer products of the rows (J_nᵀ L_n e_r)ᵀ: one vector–Jacobia
 outputs the unit vectors e_r are replaced by R random sign vectors z_r/√R, whose E[z zᵀ] = I makes (1) unbiased.
 
 Rows are formed for a chunk of examples at a time; the sums are kept in float64, because null directions of H are told
-from weak ones by differences of large numbers. Cost: R gradient evaluations per example, one more for the gradient of
-the log likelihood. Not here: second derivatives of the network, which (1) leaves out.
+from weak ones by differences of large numbers. A diagonal of layers needs no rows: theirs are Σ_t g aᵀ, see
+`curvature.factored`. Cost: R gradient evaluations per example, one more for the gradient of the log likelihood; the
+diagonal's memory is one chunk's activations. Not here: second derivatives of the network, which (1) leaves out.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vjp
+from torch.func import vjp
 
+from bayesify.curvature.factored import SINGLE, Part, for_each_part
+from bayesify.curvature.fisher import Vectors, cotangents_of, draw_directions
 from bayesify.curvature.jacobian import as_batch, rows_per_chunk
+from bayesify.curvature.layers import Layers, find_layers
 from bayesify.curvature.spectrum import DiagonalSpectrum, FullSpectrum, Spectrum, eigen
 from bayesify.data import Data
 from bayesify.engine.vectorise import Vectorised
-from bayesify.model.likelihoods import Categorical, Likelihood
 from bayesify.model.network import Buffers, Mode
 from bayesify.model.problem import Problem
-
-
-class Vectors(NamedTuple):
-    """Which vector–Jacobian products are taken for every example."""
-
-    num_outputs: int
-    """C."""
-    num_fisher: int
-    """R: the outputs C, or the number of random sign vectors."""
-    exact: bool
-    """Whether they are the unit vectors."""
-    gradient: bool
-    """Whether the gradient of the log likelihood is wanted as well."""
-
-    @property
-    def per_example(self) -> int:
-        """Gradient evaluations per example."""
-        return self.num_fisher + self.gradient
 
 
 class Expansion(NamedTuple):
@@ -76,6 +60,10 @@ def expand_diagonal(
     """
     total = theta.new_zeros(len(scale), dtype=torch.float64)
     sums = Sums.zero(total)
+    found = find_layers(problem, theta, buffers, rng)
+    if found.batched and problem.way not in SINGLE:
+        sums = _add_up(problem, found, theta, buffers, vectors, rng, total)
+        return sums.expansion(DiagonalSpectrum(total * scale.double().square()), vectors)
     for part in _rows(problem, theta, buffers, vectors, rng):
         total += part.rows[:, : vectors.num_fisher].double().square().sum((0, 1))
         sums = sums.plus(part, vectors)
@@ -93,6 +81,39 @@ def expand_full(
         total.addmm_(rows.mT, rows)
         sums = sums.plus(part, vectors)
     return sums.expansion(FullSpectrum(*eigen(total)), vectors)
+
+
+def _add_up(
+    problem: Problem,
+    found: Layers,
+    theta: Tensor,
+    buffers: Buffers,
+    vectors: Vectors,
+    rng: torch.Generator,
+    total: Tensor,
+) -> "Sums":
+    """The factored way: adds the squares to `total`, and returns the other sums."""
+    gradient, log_likelihood = torch.zeros_like(total), total.new_zeros(())
+
+    def add(part: Part) -> None:
+        log_likelihood.add_(part.log_likelihood.double().sum())
+        for r in range(vectors.per_example):
+            pulled = part.forward.pull(part.cotangents[:, r])
+            for layer, a, g in zip(found.layers, part.forward.inputs, pulled, strict=True):
+                if r < vectors.num_fisher:
+                    total[layer.order] += squares(a, g).double().flatten()
+                else:
+                    gradient[layer.order] += (g.flatten(0, 1).mT @ a.flatten(0, 1)).double().flatten()
+
+    for_each_part(problem, found, theta, buffers, vectors, rng, add)
+    return Sums(log_likelihood, gradient)
+
+
+def squares(a: Tensor, g: Tensor) -> Tensor:
+    """Σ_n (Σ_t g aᵀ)², elementwise, of (B, T, in) and (B, T, out): (out, in)."""
+    if a.shape[1] == 1:
+        return g[:, 0].square().mT @ a[:, 0].square()
+    return torch.bmm(g.mT, a).square_().sum(0)
 
 
 class Sums(NamedTuple):
@@ -140,61 +161,3 @@ def _one_example(
     outputs, pull = pair
     cotangents, log_likelihood = cotangents_of(problem.likelihood, vectors, outputs, row.targets, own, directions)
     return torch.stack([pull(cotangent)[0] for cotangent in cotangents]), log_likelihood
-
-
-def draw_directions(vectors: Vectors, num_rows: int, like: Tensor, rng: torch.Generator) -> Tensor:
-    """Vectors z with Σ_r z_r z_rᵀ = I, exactly or in expectation, (B, R, C)."""
-    if vectors.exact:
-        return torch.eye(vectors.num_outputs, dtype=like.dtype, device=like.device).expand(num_rows, -1, -1)
-    shape = (num_rows, vectors.num_fisher, vectors.num_outputs)
-    signs: Tensor = 2 * torch.randint(2, shape, generator=rng, device=rng.device).to(like) - 1
-    return signs / math.sqrt(vectors.num_fisher)
-
-
-def cotangents_of(
-    likelihood: Likelihood, vectors: Vectors, outputs: Tensor, target: Tensor, own: Tensor, directions: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What is pulled back for one example: L z_r for all r, then ∇_f log p(y | f) if wanted.
-
-    Args:
-        likelihood: p(y | f).
-        vectors: which products to take.
-        outputs: f (C,).
-        target: y, () or (D,).
-        own: the likelihood's own parameters (L,).
-        directions: z (R, C).
-
-    Returns:
-        (R [+ 1], C) and log p(y | f).
-    """
-
-    def log_prob(outputs: Tensor) -> Tensor:
-        return likelihood.log_prob(outputs[None], target[None], own)[0]
-
-    fisher = fisher_root(likelihood)(outputs, own, directions)
-    if not vectors.gradient:
-        return fisher, log_prob(outputs)
-    score: Tensor = grad(log_prob)(outputs)
-    return torch.cat([fisher, score[None]]), log_prob(outputs)
-
-
-def fisher_root(likelihood: Likelihood) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """A function (f (C,), own (L,), z (R, C)) → L z (R, C) with L Lᵀ the Fisher information at f."""
-    if isinstance(likelihood, Categorical):
-        return _categorical_root
-
-    def root(outputs: Tensor, own: Tensor, directions: Tensor) -> Tensor:
-        values, basis = torch.linalg.eigh(likelihood.fisher(outputs[None], own)[0])
-        root: Tensor = (directions * values.clamp_min(0).sqrt()) @ basis.mT
-        return root
-
-    return root
-
-
-def _categorical_root(outputs: Tensor, own: Tensor, directions: Tensor) -> Tensor:
-    """L = diag(√p) − p √pᵀ, because √pᵀ√p = 1; O(C) for every vector, and no C × C matrix."""
-    del own
-    p = outputs.softmax(-1)
-    scaled = directions * p.sqrt()
-    rooted: Tensor = scaled - scaled.sum(-1, keepdim=True) * p
-    return rooted

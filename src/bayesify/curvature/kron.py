@@ -26,14 +26,19 @@ from torch import Tensor
 from torch.func import vjp
 
 from bayesify.covariance import KroneckerBasis
-from bayesify.curvature.ggn import Expansion, Vectors, cotangents_of, draw_directions
+from bayesify.curvature.factored import SINGLE, Part, for_each_part
+from bayesify.curvature.fisher import Vectors, cotangents_of, draw_directions
+from bayesify.curvature.ggn import Expansion
 from bayesify.curvature.jacobian import as_batch, rows_per_chunk
-from bayesify.curvature.layers import Layer, Layers, find_layers, hooked, input_columns, output_columns
+from bayesify.curvature.layers import Layer, Layers, find_layers, hooked, joined_inputs, joined_outputs
 from bayesify.curvature.spectrum import KroneckerSpectrum, eigen
 from bayesify.data import Data
 from bayesify.engine.vectorise import Vectorised
 from bayesify.model.network import Buffers, Mode
 from bayesify.model.problem import Problem
+
+GRAM_BLOCK = 128
+"""Columns at a time, of a product whose other half is known by symmetry."""
 
 
 class Factors(NamedTuple):
@@ -43,6 +48,16 @@ class Factors(NamedTuple):
     outputs: Tensor  # (out, out) Σ g gᵀ
     gradient: Tensor  # (out, in) Σ g aᵀ of the log likelihood
     positions: int  # N T
+
+    def with_inputs(self, a: Tensor) -> "Factors":
+        """With the inputs (B T, in) of one chunk more."""
+        return self._replace(inputs=self.inputs + _gram(a), positions=self.positions + len(a))
+
+    def with_outputs(self, a: Tensor, g: Tensor, *, is_gradient: bool) -> "Factors":
+        """With output gradients (B T, out) of the same chunk: for H, or of the log likelihood."""
+        if is_gradient:
+            return self._replace(gradient=self.gradient + (g.mT @ a).double())
+        return self._replace(outputs=self.outputs + _gram(g))
 
 
 class Rest(NamedTuple):
@@ -66,11 +81,41 @@ def expand_kronecker(
     problem: Problem, theta: Tensor, buffers: Buffers, scale: Tensor, vectors: Vectors, rng: torch.Generator
 ) -> Expansion:
     """The Kronecker-factored H. Arguments as in `curvature.ggn.expand_diagonal`."""
-    network, own = problem.model.split(theta)
     found = find_layers(problem, theta, buffers, rng)
+    sums = _by_batch if found.batched and problem.way not in SINGLE else _by_example
+    factors, rest = sums(problem, found, theta, buffers, vectors, rng)
+    spectrum = _spectrum(found, factors, rest, scale.double())
+    gradient = torch.cat([*(own_factors.gradient.flatten() for own_factors in factors), rest.gradient])
+    ordered = torch.empty_like(gradient)
+    ordered[spectrum.basis.order] = gradient
+    return Expansion(rest.log_likelihood, ordered if vectors.gradient else None, spectrum)
+
+
+def _by_batch(
+    problem: Problem, found: Layers, theta: Tensor, buffers: Buffers, vectors: Vectors, rng: torch.Generator
+) -> tuple[list[Factors], Rest]:
     factors = [_no_factors(layer, theta) for layer in found.layers]
-    zeros = theta.new_zeros(len(found.others), dtype=torch.float64)
-    rest = Rest(zeros, zeros, zeros.new_zeros(()))
+    rest = _no_rest(found, theta)
+
+    def add(part: Part) -> None:
+        rest.log_likelihood.add_(part.log_likelihood.double().sum())
+        columns = [a.flatten(0, 1) for a in part.forward.inputs]
+        for i, a in enumerate(columns):
+            factors[i] = factors[i].with_inputs(a)
+        for r in range(vectors.per_example):
+            for i, g in enumerate(part.forward.pull(part.cotangents[:, r])):
+                factors[i] = factors[i].with_outputs(columns[i], g.flatten(0, 1), is_gradient=r == vectors.num_fisher)
+
+    for_each_part(problem, found, theta, buffers, vectors, rng, add)
+    return factors, rest
+
+
+def _by_example(
+    problem: Problem, found: Layers, theta: Tensor, buffers: Buffers, vectors: Vectors, rng: torch.Generator
+) -> tuple[list[Factors], Rest]:
+    network, own = problem.model.split(theta)
+    factors = [_no_factors(layer, theta) for layer in found.layers]
+    rest = _no_rest(found, theta)
     batched = Vectorised(partial(_one_example, problem, vectors, found), gradient=False, way=problem.way)
     elements = vectors.per_example * (len(found.others) + sum(layer.elements for layer in found.layers))
     for chunk in problem.data.chunks(rows_per_chunk(elements)):
@@ -81,11 +126,7 @@ def expand_kronecker(
         parts = zip(found.layers, factors, part.inputs, part.outputs, strict=True)
         factors = [_add(vectors, *own_parts) for own_parts in parts]
         rest = _add_rest(vectors, rest, part)
-    spectrum = _spectrum(found, factors, rest, scale.double())
-    gradient = torch.cat([*(own_factors.gradient.flatten() for own_factors in factors), rest.gradient])
-    ordered = torch.empty_like(gradient)
-    ordered[spectrum.basis.order] = gradient
-    return Expansion(rest.log_likelihood, ordered if vectors.gradient else None, spectrum)
+    return factors, rest
 
 
 def _one_example(
@@ -122,19 +163,32 @@ def _no_factors(layer: Layer, theta: Tensor) -> Factors:
     return Factors(zeros((size_in, size_in)), zeros((size_out, size_out)), zeros((size_out, size_in)), 0)
 
 
+def _no_rest(found: Layers, theta: Tensor) -> Rest:
+    zeros = theta.new_zeros(len(found.others), dtype=torch.float64)
+    return Rest(zeros, zeros, zeros.new_zeros(()))
+
+
 def _add(vectors: Vectors, layer: Layer, factors: Factors, inputs: list[Tensor], outputs: list[Tensor]) -> Factors:
     """One chunk more. All calls of a layer in one pass are positions."""
-    columns = [input_columns(layer, value.flatten(0, 1)).flatten(0, 1).double() for value in inputs]
-    a = torch.cat(columns)  # (B T, in)
-    total, gradient = factors.outputs, factors.gradient
+    a = joined_inputs(layer, [value.flatten(0, 1) for value in inputs], 1)[0]  # (B T, in)
+    factors = factors.with_inputs(a)
     for r in range(vectors.per_example):
-        own = [output_columns(layer, value[:, r].flatten(0, 1)).flatten(0, 1).double() for value in outputs]
-        g = torch.cat(own)  # (B T, out)
-        if r < vectors.num_fisher:
-            total = total + g.mT @ g
-        else:
-            gradient = gradient + g.mT @ a
-    return Factors(factors.inputs + a.mT @ a, total, gradient, factors.positions + len(a))
+        g = joined_outputs(layer, [value[:, r].flatten(0, 1) for value in outputs], 1)[0]  # (B T, out)
+        factors = factors.with_outputs(a, g, is_gradient=r == vectors.num_fisher)
+    return factors
+
+
+def _gram(x: Tensor) -> Tensor:
+    """The symmetric xᵀ x in float64, of which only what lies on and above the diagonal's blocks is computed."""
+    size = x.shape[1]
+    if size < 2 * GRAM_BLOCK:
+        return (x.mT @ x).double()
+    total = x.new_empty(size, size)
+    for start in range(0, size, GRAM_BLOCK):
+        end = min(size, start + GRAM_BLOCK)
+        total[start:end, start:] = x[:, start:end].mT @ x[:, start:]
+        total[end:, start:end] = total[start:end, end:].mT
+    return total.double()
 
 
 def _add_rest(vectors: Vectors, rest: Rest, part: Pulled) -> Rest:

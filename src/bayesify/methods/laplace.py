@@ -35,7 +35,8 @@ from bayesify.curvature.evidence import (
     step,
     untuned,
 )
-from bayesify.curvature.ggn import Expansion, Vectors, expand_diagonal, expand_full
+from bayesify.curvature.fisher import Vectors
+from bayesify.curvature.ggn import Expansion, expand_diagonal, expand_full
 from bayesify.curvature.kron import expand_kronecker
 from bayesify.curvature.layers import CHECK_COST
 from bayesify.curvature.noise import needs_noise, residuals, with_fitted_noise, with_noise_factor
@@ -177,7 +178,7 @@ class Laplace(Method):
         forward = float(vectors.gradient)
         if problem.pretrained and needs_noise(problem):
             forward += 1
-        check = CHECK_COST if self.structure == "kron" else 0
+        check = 0 if self.structure == "full" else CHECK_COST
         return problem.num_examples * (vectors.per_example + FORWARD_COST * forward) + check
 
     def _mode(self, problem: Problem, run: Run, vectors: Vectors) -> Tensor:

@@ -1,0 +1,91 @@
+"""Vectors whose outer products make up the Fisher information of p(y | f): what is pulled back through a network.
+
+Λ = L Lᵀ is the Fisher information of one example's outputs; Σ_r (L z_r)(L z_r)ᵀ = Λ for the unit vectors z_r, and in
+expectation for R random sign vectors divided by √R.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from bayesify.model.likelihoods import Categorical, Likelihood
+
+
+class Vectors(NamedTuple):
+    """Which vector–Jacobian products are taken for every example."""
+
+    num_outputs: int
+    """C."""
+    num_fisher: int
+    """R: the outputs C, or the number of random sign vectors."""
+    exact: bool
+    """Whether they are the unit vectors."""
+    gradient: bool
+    """Whether the gradient of the log likelihood is wanted as well."""
+
+    @property
+    def per_example(self) -> int:
+        """Gradient evaluations per example."""
+        return self.num_fisher + self.gradient
+
+
+def draw_directions(vectors: Vectors, num_rows: int, like: Tensor, rng: torch.Generator) -> Tensor:
+    """Vectors z with Σ_r z_r z_rᵀ = I, exactly or in expectation, (B, R, C)."""
+    if vectors.exact:
+        return torch.eye(vectors.num_outputs, dtype=like.dtype, device=like.device).expand(num_rows, -1, -1)
+    shape = (num_rows, vectors.num_fisher, vectors.num_outputs)
+    signs: Tensor = 2 * torch.randint(2, shape, generator=rng, device=rng.device).to(like) - 1
+    return signs / math.sqrt(vectors.num_fisher)
+
+
+def cotangents_of(
+    likelihood: Likelihood, vectors: Vectors, outputs: Tensor, target: Tensor, own: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What is pulled back for one example: L z_r for all r, then ∇_f log p(y | f) if wanted.
+
+    Args:
+        likelihood: p(y | f).
+        vectors: which products to take.
+        outputs: f (C,).
+        target: y, () or (D,).
+        own: the likelihood's own parameters (L,).
+        directions: z (R, C).
+
+    Returns:
+        (R [+ 1], C) and log p(y | f).
+    """
+
+    def log_prob(outputs: Tensor) -> Tensor:
+        return likelihood.log_prob(outputs[None], target[None], own)[0]
+
+    fisher = fisher_root(likelihood)(outputs, own, directions)
+    if not vectors.gradient:
+        return fisher, log_prob(outputs)
+    score: Tensor = grad(log_prob)(outputs)
+    return torch.cat([fisher, score[None]]), log_prob(outputs)
+
+
+def fisher_root(likelihood: Likelihood) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A function (f (C,), own (L,), z (R, C)) → L z (R, C) with L Lᵀ the Fisher information at f."""
+    if isinstance(likelihood, Categorical):
+        return _categorical_root
+
+    def root(outputs: Tensor, own: Tensor, directions: Tensor) -> Tensor:
+        values, basis = torch.linalg.eigh(likelihood.fisher(outputs[None], own)[0])
+        root: Tensor = (directions * values.clamp_min(0).sqrt()) @ basis.mT
+        return root
+
+    return root
+
+
+def _categorical_root(outputs: Tensor, own: Tensor, directions: Tensor) -> Tensor:
+    """L = diag(√p) − p √pᵀ, because √pᵀ√p = 1; O(C) for every vector, and no C × C matrix."""
+    del own
+    p = outputs.softmax(-1)
+    scaled = directions * p.sqrt()
+    rooted: Tensor = scaled - scaled.sum(-1, keepdim=True) * p
+    return rooted
