@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Normal, Poisson, StudentT
+from torch.distributions import Distribution, Normal, StudentT
 
 from bayesify.errors import DataError, UnsupportedError
+from bayesify.model.components import cdf_of, mean_of, sample_of, variance_of
 from bayesify.model.likelihoods import Gaussian, Likelihood
 
 BISECTIONS = 60
@@ -185,7 +186,7 @@ class Predictive(Distribution):
         """(B,) or (B, D); NaN where the tails are so heavy that there is none; for classes see `probs`."""
         if self.kind == "classification":
             raise UnsupportedError("class labels have no mean: use predictive.probs or predictive.mode.")
-        mean = self._centre if self.kind == "loss" else self._components.mean.mean(0)
+        mean = self._centre if self.kind == "loss" else mean_of(self._components).mean(0)
         return self._shape(self._m.loc + self._m.scale * mean)
 
     @property
@@ -215,7 +216,7 @@ class Predictive(Distribution):
         if self.kind == "loss":
             return self._shape(self._m.outputs.var(0, unbiased=False))
         m = self._m
-        spread = m.likelihood.components(m.outputs, m.parameters).mean.var(0, unbiased=False)
+        spread = mean_of(m.likelihood.components(m.outputs, m.parameters)).var(0, unbiased=False)
         if m.output_variance is not None:
             spread = spread + m.output_variance.mean(0)
         return self._shape(spread * (m.scale * m.temperature) ** 2)
@@ -226,7 +227,7 @@ class Predictive(Distribution):
         if self.kind == "classification":
             return _entropy(self._draw_log_probs).mean(0)
         m = self._m
-        noise = m.likelihood.components(m.outputs, m.parameters).variance.mean(0)
+        noise = variance_of(m.likelihood.components(m.outputs, m.parameters)).mean(0)
         return self._shape(noise * (m.scale * m.temperature) ** 2)
 
     def entropy(self) -> Tensor:
@@ -293,7 +294,7 @@ class Predictive(Distribution):
     def _cdf(self, value: Tensor) -> Tensor:
         if self.kind == "regression":
             value = self._to_standard(value)
-        return _component_cdf(self._components, value).mean(0)
+        return cdf_of(self._components, value).mean(0)
 
     def quantile(self, level: float) -> Tensor:
         """The level-quantile of the mixture, shaped like the mean, by bisection."""
@@ -339,7 +340,7 @@ class Predictive(Distribution):
             return draws.reshape(*sample_shape, *self.batch_shape)
         which = torch.randint(self.num_draws, (count, self.batch_shape[0]), generator=rng, device=rng.device)
         rows = torch.arange(self.batch_shape[0], device=rng.device)
-        value = _component_sample(self._components, which, rows, rng)
+        value = sample_of(self._components, which, rows, rng)
         if self.kind == "regression":
             m, centre = self._m, self._centre
             value = m.loc + m.scale * (centre + m.temperature * (value - centre))
@@ -353,33 +354,3 @@ _OPTIONS = ("output_variance", "joint", "temperature", "loc", "scale")
 def _entropy(log_probs: Tensor) -> Tensor:
     entropy: Tensor = -torch.special.xlogy(log_probs.exp(), log_probs.exp()).sum(-1)
     return entropy
-
-
-def _component_cdf(components: Distribution, value: Tensor) -> Tensor:
-    """(S, B, D) distribution functions at value (B, D)."""
-    if isinstance(components, Normal):
-        below: Tensor = components.cdf(value)  # type: ignore[no-untyped-call]
-        return below
-    if isinstance(components, Poisson):
-        below = torch.special.gammaincc(value.floor().clamp_min(0) + 1, components.rate)
-        return torch.where(value >= 0, below, torch.zeros_like(below))
-    assert isinstance(components, StudentT)
-    from scipy.special import stdtr  # torch has no Student distribution function
-
-    z = (value - components.loc) / components.scale
-    result = stdtr(components.df.cpu().numpy(), z.detach().cpu().numpy())
-    return torch.as_tensor(result, dtype=value.dtype, device=value.device)
-
-
-def _component_sample(components: Distribution, which: Tensor, rows: Tensor, rng: torch.Generator) -> Tensor:
-    """One y (n, B, D) from component `which` (n, B) of every row."""
-    if isinstance(components, Poisson):
-        return torch.poisson(components.rate[which, rows], generator=rng)
-    noise_shape = (*which.shape, components.mean.shape[-1])
-    noise = torch.randn(noise_shape, generator=rng, device=rng.device, dtype=components.mean.dtype)
-    assert isinstance(components, (Normal, StudentT))
-    if isinstance(components, StudentT):
-        df = components.df[which, rows]
-        gamma = torch._standard_gamma(df / 2, generator=rng)
-        noise = noise * torch.sqrt(df / 2 / gamma)
-    return components.loc[which, rows] + components.scale[which, rows] * noise

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from bayesify.engine.graph import leave_out_trivial_views
+from bayesify.engine.inference import make_cheaper
 from bayesify.engine.rng import seeded
 
 TRACE_AFTER = 3
@@ -73,12 +74,17 @@ class Vectorised:
             call returns ((K, P) gradients, (K,) values, aux); otherwise the batched call returns f's results stacked.
         gradient: whether the gradient in theta is wanted.
         way: AUTO picks; the others force.
+        transposed: whether products may be laid out the other way, without derivatives: quicker for many rows, but
+            rounded differently, so every shape is traced at once.
     """
 
-    def __init__(self, function: Function, *, gradient: bool, way: Way = Way.AUTO) -> None:
+    def __init__(
+        self, function: Function, *, gradient: bool, way: Way = Way.AUTO, transposed: bool = False
+    ) -> None:
         self._function = function
         self._gradient = gradient
         self._way = way
+        self._transposed = transposed
         self._known: dict[Any, _Known] = {}
         self.refused: str | None = None
         """Why vmap could not be used, if it could not."""
@@ -97,7 +103,7 @@ class Vectorised:
         if known is not None:
             return Evaluated(self._evaluate(known, in_dims, theta, rest, leaves, spec), known.flops)
         known = _Known()
-        if self._way == Way.TRACED:  # before counting: tracing runs the function once more
+        if self._way == Way.TRACED or self._must_trace(theta):  # before counting: tracing runs the function once more
             known.graph = self._trace(in_dims, theta, leaves, spec)
         with FlopCounterMode(display=False) as counter:
             result = self._evaluate(known, in_dims, theta, rest, leaves, spec)
@@ -139,6 +145,9 @@ class Vectorised:
             return self._way == Way.LOOPED
         return self.refused is not None or theta.numel() > LOOP_ABOVE
 
+    def _must_trace(self, theta: Tensor) -> bool:
+        return self._transposed and self._way == Way.AUTO and not self._must_loop(theta)
+
     def _wants_trace(self, known: _Known) -> bool:
         known.calls += 1
         return self._way == Way.AUTO and known.calls >= TRACE_AFTER
@@ -174,6 +183,8 @@ class Vectorised:
             self.refused = str(error).splitlines()[0]
             return None
         leave_out_trivial_views(graph)
+        if not self._gradient:
+            make_cheaper(graph, self._transposed)
         graph.graph.eliminate_dead_code(_has_effect)
         graph.recompile()
         # GraphModule.__call__ walks Module machinery; the generated forward is the bare function.

@@ -91,7 +91,7 @@ class Categorical(Likelihood):
         return -F.cross_entropy(outputs, targets, reduction="none")
 
     def components(self, outputs: Tensor, parameters: Tensor) -> Distribution:  # noqa: D102
-        return CategoricalDistribution(logits=outputs)
+        return CategoricalDistribution(logits=outputs, validate_args=False)
 
     def fisher(self, outputs: Tensor, parameters: Tensor) -> Tensor:
         """diag(p) − p pᵀ."""
@@ -123,7 +123,9 @@ class Bernoulli(Likelihood):
 
     def components(self, outputs: Tensor, parameters: Tensor) -> Distribution:
         """Two-class categorical with logits (0, f), so that `probs` has one shape for every classifier."""
-        return CategoricalDistribution(logits=torch.cat([torch.zeros_like(outputs), outputs], dim=-1))
+        return CategoricalDistribution(
+            logits=torch.cat([torch.zeros_like(outputs), outputs], dim=-1), validate_args=False
+        )
 
     def fisher(self, outputs: Tensor, parameters: Tensor) -> Tensor:
         """P (1 − p)."""
@@ -270,7 +272,7 @@ class StudentT(Likelihood):
 
     def components(self, outputs: Tensor, parameters: Tensor) -> Distribution:  # noqa: D102
         scale = self.noise(parameters).unsqueeze(-2).expand_as(outputs)
-        return StudentTDistribution(self.df, outputs, scale, validate_args=False)
+        return StudentTDistribution(torch.full_like(outputs, self.df), outputs, scale, validate_args=False)
 
     def fisher(self, outputs: Tensor, parameters: Tensor) -> Tensor:
         """(df + 1) / ((df + 3) scale²)."""

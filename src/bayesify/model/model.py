@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from bayesify.data import chunk_inputs, num_rows
+from bayesify.data import num_rows
 from bayesify.engine.budget import Meter
+from bayesify.engine.inference import LONG
 from bayesify.engine.vectorise import Vectorised, Way
 from bayesify.errors import BayesifyError, ModelError
+from bayesify.model.chunks import Chunking, Watched, pieces
 from bayesify.model.likelihoods import Likelihood
 from bayesify.model.network import Buffers, Mode, Network
 
@@ -26,6 +28,8 @@ class Model:
         self.network = network
         self.likelihood = likelihood
         self._outputs = Vectorised(self._one_output, gradient=False, way=way)
+        self._long_outputs = Vectorised(self._one_output, gradient=False, way=way, transposed=True)
+        self._chunking = Chunking(network.layout)
 
     def split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """(..., P) → network parameters (..., P_network), likelihood parameters (..., L)."""
@@ -34,7 +38,7 @@ class Model:
         return network, own
 
     def outputs(self, theta: Tensor, inputs: Any, buffers: Buffers, meter: Meter | None = None) -> Tensor:
-        """Outputs of K particles, (K, B, C), without gradients.
+        """Outputs of K particles, (K, B, C), without gradients, a chunk of particles and rows at a time.
 
         Args:
             theta: (K, P).
@@ -42,15 +46,38 @@ class Model:
             buffers: {name: (K, ...)}.
             meter: where the forward passes are counted, if anywhere.
         """
-        parts = []
         network = self.split(theta)[0]
+        num_draws, total = len(theta), num_rows(inputs)
+        chunk = self._chunking.choose(inputs, num_draws)
+        result = None
         with torch.no_grad():
-            for chunk in chunk_inputs(inputs, self.rows_at_once(len(theta))):
-                part, flops = self._outputs((0, None), network, buffers, chunk)
-                parts.append(part)
-                if meter is not None:
-                    meter.forward(num_rows(chunk) * len(theta), flops)
-        return torch.cat(parts, dim=1)
+            if self._chunking.is_measured(inputs) and num_draws <= chunk.draws and total <= chunk.rows:
+                return self._chunk(network, inputs, buffers, meter)
+            for draws in pieces(num_draws, chunk.draws):
+                own = {name: value[draws] for name, value in buffers.items()}
+                for rows in pieces(total, chunk.rows):
+                    some = pytree.tree_map(lambda leaf, rows=rows: leaf[rows], inputs)
+                    part = self._chunk(network[draws], some, own, meter)
+                    if result is None:
+                        result = part.new_empty((num_draws, total, part.shape[-1]))
+                    result[draws, rows] = part
+        assert result is not None  # there is at least one draw and one row
+        return result
+
+    def _chunk(self, network: Tensor, inputs: Any, buffers: Buffers, meter: Meter | None) -> Tensor:
+        """Outputs of some draws on some rows, at once."""
+        evaluate = self._long_outputs if num_rows(inputs) >= LONG else self._outputs
+        if self._chunking.is_measured(inputs):
+            part, flops = evaluate((0, None), network, buffers, inputs)
+        else:
+            with Watched() as watched:
+                part, flops = evaluate((0, None), network, buffers, inputs)
+            looped = evaluate.way_used(network) == Way.LOOPED
+            self._chunking.learn(inputs, watched.peak, 1 if looped else len(network))
+        if meter is not None:
+            meter.forward(num_rows(inputs) * len(network), flops)
+        result: Tensor = part
+        return result
 
     def rows_at_once(self, num_particles: int) -> int:
         """How many rows keep the activations of all particles within the chunk size."""

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from bayesify.errors import MethodError, UnsupportedError
 from bayesify.model.model import Model, explained
 from bayesify.model.network import Buffers
 from bayesify.predictive import Predictive
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 Function = Callable[[Any], Tensor]
 """x (B, ...) → outputs (B, C)."""
@@ -99,10 +102,7 @@ class Posterior(ABC):
         Raises:
             DataError, ModelError: the inputs are not finite numbers, or not of the shape that the model takes.
         """
-        if num_samples is not None and num_samples < 1:
-            raise MethodError(
-                f"predict(num_samples={num_samples}): at least one draw is needed; None takes the default."
-            )
+        require_draws(num_samples)
         placed = self._place(inputs)
         with explained(placed):
             return self._predict(placed, num_samples, seed)
@@ -165,12 +165,43 @@ class Posterior(ABC):
 
         save(self, Path(path))
 
+    def export(self, example_inputs: Any, num_samples: int | None = None, seed: int = 0) -> "ExportedProgram":
+        """The predictive as one graph that runs wherever torch does, without bayesify.
+
+        Write it with `torch.export.save(program, path)`; `torch.export.load(path).module()(inputs)` then gives a dict
+        of tensors of (B, ...) inputs of any B: 'mean', 'epistemic' and 'aleatoric' variance of regression and counts;
+        'probs', 'entropy' (the total), 'epistemic' and 'aleatoric' of classification; of a loss 'mean' and 'epistemic'.
+        All draws of a batch are evaluated at once: split large batches.
+
+        Args:
+            example_inputs: (B, ...) inputs, whose types and sizes beyond the first are the graph's; tensors or dicts.
+            num_samples: as in `predict`.
+            seed: of the draws, which are fixed in the graph: it gives what `predict` gives with the same seed.
+
+        Raises:
+            UnsupportedError: the posterior is linearised, or torch.export does not take the model.
+            DataError, ModelError: as in `predict`.
+        """
+        from bayesify.posterior.exporting import export
+
+        return export(self, example_inputs, num_samples, seed)
+
     def _place(self, inputs: Any) -> Any:
         return as_inputs(inputs, self.model.network.device, self.model.network.dtype)
 
     def __repr__(self) -> str:
         size = self.model.network.layout.num_parameters
         return f"<{self.form} posterior by {self.record.method or 'hand'}: {size} parameters>"
+
+
+def require_draws(num_samples: int | None) -> None:
+    """At least one draw, or the default.
+
+    Raises:
+        MethodError: there is none.
+    """
+    if num_samples is not None and num_samples < 1:
+        raise MethodError(f"predict(num_samples={num_samples}): at least one draw is needed; None takes the default.")
 
 
 def mixture_of(model: Model, particles: Particles, inputs: Any) -> Predictive:

@@ -23,14 +23,18 @@ class Mixture(Posterior):
 
     def particles(self, num_samples: int | None = None, seed: int = 0) -> Particles:
         """The components' particles, as many of each as divides evenly (rounded up)."""
-        share = None if num_samples is None else -(-num_samples // len(self.components))
+        share = self.share(num_samples)
         parts = [component.particles(share, seed) for component in self.components]
         theta = torch.cat([part.theta for part in parts])[:num_samples]
         names = parts[0].buffers
         return Particles(theta, {name: torch.cat([p.buffers[name] for p in parts])[:num_samples] for name in names})
 
+    def share(self, num_samples: int | None) -> int | None:
+        """How many of `num_samples` draws come from each component: as divides evenly (rounded up)."""
+        return None if num_samples is None else -(-num_samples // len(self.components))
+
     def _predict(self, inputs: Any, num_samples: int | None, seed: int) -> Predictive:
-        share = None if num_samples is None else -(-num_samples // len(self.components))
+        share = self.share(num_samples)
         return Predictive.pooled([component._predict(inputs, share, seed) for component in self.components])
 
     def _draw(self, seed: int) -> Function:
