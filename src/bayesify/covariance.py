@@ -1,10 +1,27 @@
 """Covariances of Gaussian posteriors: sampled, projected to outputs, saved; P × P is formed only where it must be."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Matrix(NamedTuple):
+    """Where a layer's (out, in) matrix lies in the flat vector."""
+
+    order: Tensor  # (out · in,)
+    num_outputs: int
+
+
+class Block(NamedTuple):
+    """Σ of one layer's matrix, of which a draw is W = L (√variance ∘ ε) Rᵀ for independent standard normal ε."""
+
+    variance: Tensor  # (out, in)
+    places: Tensor | slice  # of ε (out · in,) in the white noise of all of Σ
+    left: Tensor | None = None  # L (out, out); None for the identity
+    right: Tensor | None = None  # R (in, in)
 
 
 class Covariance(ABC):
@@ -12,9 +29,21 @@ class Covariance(ABC):
 
     name: ClassVar[str]
 
-    @abstractmethod
     def sample(self, num_samples: int, rng: torch.Generator) -> Tensor:
         """Draws from N(0, Σ), (num_samples, P)."""
+        return self.coloured(self.white(num_samples, rng))
+
+    @abstractmethod
+    def white(self, num_samples: int, rng: torch.Generator) -> Tensor:
+        """Independent standard normal numbers, as many in each row as a draw takes."""
+
+    @abstractmethod
+    def coloured(self, white: Tensor) -> Tensor:
+        """The draws (S, P) that this white noise stands for."""
+
+    @abstractmethod
+    def blocks(self, matrices: Sequence[Matrix]) -> list[Block] | None:
+        """Σ matrix by matrix, where these hold all parameters and Σ is block diagonal in them; None otherwise."""
 
     @abstractmethod
     def variance(self) -> Tensor:
@@ -37,8 +66,16 @@ class Diagonal(Covariance):
     def __init__(self, diagonal: Tensor) -> None:
         self.diagonal = diagonal
 
-    def sample(self, num_samples: int, rng: torch.Generator) -> Tensor:  # noqa: D102
-        return self.diagonal.sqrt() * _normal((num_samples, len(self.diagonal)), self.diagonal, rng)
+    def white(self, num_samples: int, rng: torch.Generator) -> Tensor:  # noqa: D102
+        return _normal((num_samples, len(self.diagonal)), self.diagonal, rng)
+
+    def coloured(self, white: Tensor) -> Tensor:  # noqa: D102
+        return self.diagonal.sqrt() * white
+
+    def blocks(self, matrices: Sequence[Matrix]) -> list[Block] | None:  # noqa: D102
+        if sum(len(matrix.order) for matrix in matrices) != len(self.diagonal):
+            return None
+        return [Block(self.diagonal[matrix.order].reshape(matrix.num_outputs, -1), matrix.order) for matrix in matrices]
 
     def variance(self) -> Tensor:  # noqa: D102
         return self.diagonal
@@ -58,10 +95,17 @@ class LowRank(Covariance):
     def __init__(self, diagonal: Tensor, factors: Tensor) -> None:
         self.diagonal, self.factors = diagonal, factors
 
-    def sample(self, num_samples: int, rng: torch.Generator) -> Tensor:  # noqa: D102
-        independent = self.diagonal.sqrt() * _normal((num_samples, len(self.diagonal)), self.diagonal, rng)
-        shared = _normal((num_samples, self.factors.shape[1]), self.diagonal, rng)
-        return independent + shared @ self.factors.mT
+    def white(self, num_samples: int, rng: torch.Generator) -> Tensor:  # noqa: D102
+        independent = _normal((num_samples, len(self.diagonal)), self.diagonal, rng)
+        return torch.cat([independent, _normal((num_samples, self.factors.shape[1]), self.diagonal, rng)], dim=1)
+
+    def coloured(self, white: Tensor) -> Tensor:  # noqa: D102
+        size = len(self.diagonal)
+        return self.diagonal.sqrt() * white[:, :size] + white[:, size:] @ self.factors.mT
+
+    def blocks(self, matrices: Sequence[Matrix]) -> list[Block] | None:  # noqa: D102
+        del matrices
+        return None
 
     def variance(self) -> Tensor:  # noqa: D102
         return self.diagonal + self.factors.square().sum(1)
@@ -82,8 +126,15 @@ class Full(Covariance):
     def __init__(self, root: Tensor) -> None:
         self.root = root
 
-    def sample(self, num_samples: int, rng: torch.Generator) -> Tensor:  # noqa: D102
-        return _normal((num_samples, self.root.shape[1]), self.root, rng) @ self.root.mT
+    def white(self, num_samples: int, rng: torch.Generator) -> Tensor:  # noqa: D102
+        return _normal((num_samples, self.root.shape[1]), self.root, rng)
+
+    def coloured(self, white: Tensor) -> Tensor:  # noqa: D102
+        return white @ self.root.mT
+
+    def blocks(self, matrices: Sequence[Matrix]) -> list[Block] | None:  # noqa: D102
+        del matrices
+        return None
 
     def variance(self) -> Tensor:  # noqa: D102
         return self.root.square().sum(1)
@@ -157,9 +208,26 @@ class Kronecker(Covariance):
         pairs = [(factors[f"left_{i}"], factors[f"right_{i}"]) for i in range(len(factors) // 2)]
         self.basis = KroneckerBasis(order, pairs)
 
-    def sample(self, num_samples: int, rng: torch.Generator) -> Tensor:  # noqa: D102
-        noise = _normal((num_samples, len(self.scale)), self.scale, rng)
-        return self.scale * self.basis.out_of(self.eigenvariance.sqrt() * noise)
+    def white(self, num_samples: int, rng: torch.Generator) -> Tensor:  # noqa: D102
+        return _normal((num_samples, len(self.scale)), self.scale, rng)
+
+    def coloured(self, white: Tensor) -> Tensor:  # noqa: D102
+        return self.scale * self.basis.out_of(self.eigenvariance.sqrt() * white)
+
+    def blocks(self, matrices: Sequence[Matrix]) -> list[Block] | None:  # noqa: D102
+        same = len(matrices) == len(self.basis.factors)
+        if not same or not torch.equal(torch.cat([matrix.order for matrix in matrices]), self.basis.order):
+            return None
+        result, start = [], 0
+        for matrix, (left, right) in zip(matrices, self.basis.factors, strict=True):
+            scale = self.scale[matrix.order].reshape(matrix.num_outputs, -1)
+            if left.shape[0] != matrix.num_outputs or not torch.equal(scale, scale[:1].expand_as(scale)):
+                return None
+            places = slice(start, start + len(matrix.order))
+            variance = self.eigenvariance[places].reshape(scale.shape)
+            result.append(Block(variance, places, left, scale[0][:, None] * right))
+            start = places.stop
+        return result
 
     def variance(self) -> Tensor:  # noqa: D102
         return self.scale.square() * self.basis.diagonal(self.eigenvariance)

@@ -13,7 +13,10 @@ from torch.distributions import MultivariateNormal
 import bayesify as bay
 from bayesify.covariance import Full
 from bayesify.curvature import jacobian as chunking
+from bayesify.engine.run import Run
 from bayesify.errors import UnsupportedError
+from bayesify.fitting import fit_problem
+from bayesify.methods.laplace import Laplace
 from bayesify.model.problem import Problem
 from bayesify.posterior import Linearised, Mixture, linearised
 
@@ -43,6 +46,76 @@ def test_draws_are_the_definition(name: str) -> None:
     torch.testing.assert_close(outputs, by_definition(problem, posterior, theta))
     assert len(theta) == 50
     assert len(posterior.predict(problem.data.inputs, num_samples=4).outputs) == 4
+
+
+def fitted(name: str, structure: str, likelihood: str) -> tuple[Problem, Linearised]:
+    """The posterior that a fit at the module's weights finds."""
+    problem = problem_of(name, likelihood)
+    method = Laplace(structure=structure, prior_precision="fixed")
+    posterior = fit_problem(problem, method, Run(problem.meter, limit=1e9))
+    assert isinstance(posterior, Linearised)
+    return problem, posterior
+
+
+FACTORED = {"linear", "no_bias", "mlp", "in_place", "twice", "conv"}
+"""Networks whose parameters all lie in layers, so that nothing goes through whole Jacobians."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("structure", ["kron", "diag"])
+@pytest.mark.parametrize("num_samples", [2, 50])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_draws_by_layers_are_the_definition(
+    name: str, structure: str, num_samples: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few draws and many, few rows and many: the products are then taken in another order."""
+    problem, posterior = fitted(name, structure, "categorical")
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", rows * 4000)
+    monkeypatch.setattr(linearised, "DRAW_ELEMENTS", 3 * len(posterior.mean))  # so that noise comes in pieces
+    theta = posterior.particles(num_samples, seed=3).theta
+    outputs = posterior.predict(problem.data.inputs, num_samples, seed=3).outputs
+    torch.testing.assert_close(outputs, by_definition(problem, posterior, theta))
+    first = posterior.predict(problem.data.inputs[:2], num_samples, seed=3).outputs
+    torch.testing.assert_close(first, outputs[:, :2])
+    assert (posterior._factored(problem.data.inputs) is not None) == (name in FACTORED)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("structure", ["kron", "diag"])
+def test_variances_by_layers_are_the_definition(name: str, structure: str) -> None:
+    problem, posterior = fitted(name, structure, "gaussian")
+    covariance = posterior.covariance.project(Parts(problem, posterior.mean).jacobian)
+    found = posterior.predict(problem.data.inputs).epistemic
+    torch.testing.assert_close(found, covariance.diagonal(dim1=-2, dim2=-1))
+
+
+@pytest.mark.parametrize("structure", ["kron", "diag"])
+@pytest.mark.parametrize("likelihood", ["categorical", "gaussian"])
+@pytest.mark.parametrize("rows", [2, 7])
+def test_the_last_layer_alone_is_the_definition(structure: str, likelihood: str, rows: int) -> None:
+    """Without a backward pass; fewer rows than features and more."""
+    whole = problem_of("mlp", likelihood)
+    part = whole.network.restricted(whole.network.initial, {}, {"2.weight", "2.bias"})
+    problem = whole.with_changes(network=part)
+    method = Laplace(structure=structure, prior_precision="fixed")
+    posterior = fit_problem(problem, method, Run(problem.meter, limit=1e9))
+    assert isinstance(posterior, Linearised)
+    found = posterior._factored(problem.data.inputs)
+    assert found is not None
+    assert [layer.is_output for layer in found.layers.layers] == [True]
+    predictive = posterior.predict(problem.data.inputs[:rows], 20)
+    if likelihood == "categorical":
+        expected = by_definition(problem, posterior, posterior.particles(20).theta)[:, :rows]
+        torch.testing.assert_close(predictive.outputs, expected)
+    else:
+        covariance = posterior.covariance.project(Parts(problem, posterior.mean).jacobian)
+        torch.testing.assert_close(predictive.epistemic, covariance.diagonal(dim1=-2, dim2=-1)[:rows])
+
+
+def test_a_weight_used_past_its_layer_is_seen_at_inputs_of_zeros() -> None:
+    problem, posterior = fitted("around", "diag", "categorical")
+    posterior.predict(torch.zeros(2, 3))
+    assert posterior._factored(problem.data.inputs) is None
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,28 +5,35 @@
 The Gauss–Newton matrix is the curvature of (1), not of the network: predicting with (1) keeps the two consistent, where
 plugging samples of θ into the network may leave the region in which Σ means anything. Under Gaussian noise the
 predictive and its joint density are closed forms; otherwise S functions are drawn, each one θ used for all inputs.
-Cost per example: C vector–Jacobian products in closed form, S Jacobian–vector products otherwise.
+Cost per example: C vector–Jacobian products in closed form, S Jacobian–vector products otherwise. Where Σ is diagonal
+or Kronecker-factored and layers hold all parameters, both go through `curvature.functions`: C backward passes of the
+batch, none if only the last layer is uncertain, and no Jacobian. Memory: a chunk of rows and of draws.
 """
 
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import jvp
+from torch.utils import _pytree as pytree
 
-from bayesify.covariance import Covariance
-from bayesify.curvature.jacobian import Jacobian
-from bayesify.data import chunk_inputs
+from bayesify.covariance import Block, Covariance, Diagonal, Kronecker, Matrix
+from bayesify.curvature.factored import forward
+from bayesify.curvature.functions import changes, elements_per_row, num_pulls, variances
+from bayesify.curvature.jacobian import Jacobian, rows_per_chunk
+from bayesify.curvature.layers import Layers, layers_of
+from bayesify.data import chunk_inputs, num_rows
+from bayesify.engine.rng import generator
 from bayesify.engine.vectorise import Vectorised
 from bayesify.errors import UnsupportedError
 from bayesify.model.likelihoods import Gaussian as GaussianLikelihood
 from bayesify.model.model import Model
 from bayesify.model.network import Buffers, Mode
 from bayesify.posterior.base import Function, Particles, Posterior, chooser
-from bayesify.posterior.gaussian import gaussian_particles, gaussian_restored, gaussian_tensors
+from bayesify.posterior.gaussian import gaussian_restored, gaussian_tensors
 from bayesify.predictive import Predictive
 
 DEFAULT_SAMPLES = 100
@@ -34,6 +41,17 @@ DEFAULT_SAMPLES = 100
 
 MAX_JOINT = 2**14
 """Outputs (examples × targets) whose joint density is formed: a covariance of 2 GB."""
+
+
+DRAW_ELEMENTS = 2**25
+"""Numbers of the weight draws that are held at once: a hundred megabytes, and a few times that at work."""
+
+
+class _Factored(NamedTuple):
+    """What `curvature.functions` needs."""
+
+    layers: Layers
+    blocks: list[Block]
 
 
 class Linearised(Posterior):
@@ -55,6 +73,7 @@ class Linearised(Posterior):
         self.buffers = model.network.buffers(1) if buffers is None else buffers
         self.num_samples = num_samples
         self._jacobian = Jacobian(model)
+        self._found: list[_Factored | None] = []
 
     def particles(self, num_samples: int | None = None, seed: int = 0) -> Particles:
         """Draws of θ from N(μ, Σ). The network at these weights is not the linearised function: use `draw` for that."""
@@ -63,17 +82,31 @@ class Linearised(Posterior):
         )
 
     def _at(self, num_samples: int, rng: torch.Generator) -> Particles:
-        return gaussian_particles(self.mean, self.covariance, self.buffers, num_samples, rng)
+        theta = self.mean.repeat(num_samples, 1)
+        size, start = self.model.network.layout.num_parameters, 0
+        for white in self._white(num_samples, rng):
+            theta[start : start + len(white), :size] += self.covariance.coloured(white)
+            start += len(white)
+        return Particles(theta, {k: value.expand(num_samples, *value.shape[1:]) for k, value in self.buffers.items()})
+
+    def _white(self, num_samples: int, rng: torch.Generator) -> Iterator[Tensor]:
+        """The noise behind draws of θ, in pieces whose size does not depend on what they are for."""
+        size = max(1, DRAW_ELEMENTS // len(self.mean))
+        for start in range(0, num_samples, size):
+            yield self.covariance.white(min(size, num_samples - start), rng)
 
     def _predict(self, inputs: Any, num_samples: int | None, seed: int) -> Predictive:
         if isinstance(self.model.likelihood, GaussianLikelihood):
             return self._closed_form(inputs)
-        theta = self.particles(num_samples, seed).theta
-        return Predictive(self.model.likelihood, self._functions(theta, inputs), self.model.split(theta)[1])
+        count = self.num_samples if num_samples is None else num_samples
+        white = self._white(count, chooser(self.model, seed, "particles"))
+        outputs = torch.cat([self._functions(part, inputs) for part in white])
+        own = self.model.split(self.mean)[1].expand(count, -1)
+        return Predictive(self.model.likelihood, outputs, own)
 
     def _draw(self, seed: int) -> Function:
-        theta = self._at(1, chooser(self.model, seed, "draw")).theta
-        return lambda inputs: self._functions(theta, inputs)[0]
+        white = self.covariance.white(1, chooser(self.model, seed, "draw"))
+        return lambda inputs: self._functions(white, inputs)[0]
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         return gaussian_tensors(self.mean, self.covariance, self.buffers)
@@ -90,17 +123,26 @@ class Linearised(Posterior):
 
     def _closed_form(self, inputs: Any) -> Predictive:
         outputs = self.model.outputs(self.mean[None], inputs, self.buffers)
-        variances = [
-            self.covariance.project(jacobian).diagonal(dim1=-2, dim2=-1)
-            for jacobian in self._jacobians(inputs, outputs.shape[-1])
-        ]
         own = self.model.split(self.mean)[1]
         return Predictive(
             self.model.likelihood,
             outputs,
             own[None],
-            output_variance=torch.cat(variances)[None],
+            output_variance=self._variances(inputs, outputs.shape[-1])[None],
             joint=lambda targets: self._joint(inputs, outputs[0], targets),
+        )
+
+    def _variances(self, inputs: Any, num_outputs: int) -> Tensor:
+        """The diagonal of J Σ Jᵀ for every row, (B, C)."""
+        factored = self._factored(inputs)
+        if factored is None:
+            rows = self._jacobians(inputs, num_outputs)
+            return torch.cat([self.covariance.project(part).diagonal(dim1=-2, dim2=-1) for part in rows])
+        layers, blocks = factored
+        network, buffers = self._network_and_buffers()
+        chunks = chunk_inputs(inputs, rows_per_chunk(elements_per_row(layers, num_outputs, 0)))
+        return torch.cat(
+            [variances(forward(self.model.network, layers, network, buffers, chunk), blocks) for chunk in chunks]
         )
 
     def _joint(self, inputs: Any, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -144,20 +186,54 @@ class Linearised(Posterior):
         return torch.cat(rows)
 
     def _jacobians(self, inputs: Any, num_outputs: int) -> Iterator[Tensor]:
-        buffers = {name: value[0] for name, value in self.buffers.items()}
-        for part in self._jacobian.chunks(self.mean, buffers, inputs, num_outputs):
+        for part in self._jacobian.chunks(self.mean, self._network_and_buffers()[1], inputs, num_outputs):
             yield part.jacobian
+
+    def _network_and_buffers(self) -> tuple[Tensor, Buffers]:
+        return self.model.split(self.mean)[0], {name: value[0] for name, value in self.buffers.items()}
+
+    def _factored(self, inputs: Any) -> _Factored | None:
+        """The layers with their parts of Σ, where both divide that way; looked for at the first prediction."""
+        if not self._found:
+            self._found.append(self._find(inputs))
+        return self._found[0]
+
+    def _find(self, inputs: Any) -> _Factored | None:
+        if not isinstance(self.covariance, (Diagonal, Kronecker)):
+            return None
+        rng = generator(self.mean.device, "layers")
+        rows = torch.tensor([0, num_rows(inputs) - 1], device=self.mean.device)
+        # Rows of zeros, say, would not show what else a weight is used for.
+        probe = pytree.tree_map(lambda leaf: _disturbed(leaf[rows], rng), inputs)
+        layers = layers_of(self.model.network, *self._network_and_buffers(), probe, rng)
+        if not layers.batched:
+            return None
+        blocks = self.covariance.blocks([Matrix(layer.order, layer.num_outputs) for layer in layers.layers])
+        return None if blocks is None else _Factored(layers, blocks)
 
     # ---- function draws ------------------------------------------------------------------------------------------
 
-    def _functions(self, theta: Tensor, inputs: Any) -> Tensor:
-        """f_lin at S parameter vectors: (S, P) → (S, B, C)."""
-        mean = self.model.split(self.mean)[0]
-        change = self.model.split(theta)[0] - mean
-        buffers = {name: value[0] for name, value in self.buffers.items()}
+    def _functions(self, white: Tensor, inputs: Any) -> Tensor:
+        """f_lin for the draws of some white noise (S, ...): (S, B, C)."""
+        factored = self._factored(inputs)
+        network, buffers = self._network_and_buffers()
+        if factored is not None:
+            layers, blocks = factored
+            num_outputs = self.model.outputs(self.mean[None], _first(inputs), self.buffers).shape[-1]
+            if num_pulls(layers, num_outputs) <= len(white):
+                parts = []
+                for chunk in chunk_inputs(inputs, rows_per_chunk(elements_per_row(layers, num_outputs, len(white)))):
+                    point = forward(self.model.network, layers, network, buffers, chunk)
+                    parts.append(changes(point, blocks, white) + point.outputs.detach())
+                return torch.cat(parts, dim=1)
+        return self._tangents(self.covariance.coloured(white), inputs)
+
+    def _tangents(self, change: Tensor, inputs: Any) -> Tensor:
+        """f_lin at S changes of the parameters (S, P_network), in forward mode."""
+        mean, buffers = self._network_and_buffers()
         batched = Vectorised(self._one_function, gradient=False)  # anew: rounding must not depend on earlier calls
         parts = []
-        for chunk in chunk_inputs(inputs, self.model.rows_at_once(len(theta))):
+        for chunk in chunk_inputs(inputs, self.model.rows_at_once(len(change))):
             try:
                 with warnings.catch_warnings():  # torch's forward mode still loads what torch itself deprecates
                     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
@@ -177,6 +253,15 @@ class Linearised(Posterior):
 
     def _by_rows(self, change: Tensor, inputs: Any) -> Tensor:
         outputs = self.model.outputs(self.mean[None], inputs, self.buffers)
-        buffers = {name: value[0] for name, value in self.buffers.items()}
-        rows = self._jacobian.chunks(self.mean, buffers, inputs, outputs.shape[-1])
-        return outputs + torch.cat([torch.einsum("bcp,sp->sbc", part.jacobian, change) for part in rows], dim=1)
+        rows = self._jacobians(inputs, outputs.shape[-1])
+        return outputs + torch.cat([torch.einsum("bcp,sp->sbc", part, change) for part in rows], dim=1)
+
+
+def _first(inputs: Any) -> Any:
+    return pytree.tree_map(lambda leaf: leaf[:1], inputs)
+
+
+def _disturbed(leaf: Tensor, rng: torch.Generator) -> Tensor:
+    if not leaf.is_floating_point():
+        return leaf
+    return leaf + torch.randn(leaf.shape, generator=rng, device=rng.device).to(leaf)
