@@ -178,7 +178,7 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], type[BayesifyError], str]] = {
     "a class for a method": ({"method": bay.methods.MAP}, MethodError, "with parentheses"),
     "misspelt likelihood": ({"likelihood": "gausian"}, MethodError, "Did you mean 'gaussian'"),
     "misspelt prior": ({"prior": "norml"}, MethodError, "Did you mean 'normal'"),
-    "unknown way": ({"way": "fast"}, MethodError, "Known: auto, eager, looped, traced"),
+    "unknown way": ({"way": "fast"}, MethodError, "Known: auto, compiled, eager, looped, traced"),
     "unknown device": ({"device": "gpu"}, MethodError, "use 'cpu'"),
     "a number for a budget": ({"budget": 5}, BudgetError, r"Budget\(epochs=50\)"),
     "too small a budget": ({"budget": bay.Budget(gradient_evaluations=3)}, BudgetError, "raise the budget"),

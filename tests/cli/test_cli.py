@@ -217,7 +217,7 @@ def test_ten_kills_change_nothing(tmp_path):
 
 
 def test_ctrl_c_keeps_what_had_finished(tmp_path):
-    options = ["compare", "diabetes", "--budget", "100", "--splits", "3", "--methods", "map", "--workers", "1"]
+    options = ["compare", "diabetes", "--budget", "70", "--splits", "3", "--methods", "map", "--workers", "1"]
     with subprocess.Popen(
         [sys.executable, "-m", "bayesify", *options, "--out", str(tmp_path / "out")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -18,12 +18,12 @@ from bayesify.datasets.catalogue import CATALOGUE, Entry, canonical, entry
 from bayesify.datasets.splits import Split, complement
 from bayesify.datasets.table import is_table_name, read_table, table_name, tables_in
 from bayesify.errors import DataError, suggest
+from bayesify.files import cache_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DATA_VARIABLE = "BAYESIFY_DATA"
-CACHE_VARIABLE = "BAYESIFY_CACHE"
 DOWNLOAD_SECONDS = 60.0  # without an answer for so long, a download is given up
 STANDARD_SPLITS = 20
 STANDARD_TRAIN_SHARE = 0.9
@@ -101,9 +101,7 @@ def local_files(chosen: Entry) -> tuple[Path, ...]:
 
 def cache_file(chosen: Entry) -> Path:
     """Where a downloaded data set is kept."""
-    asked = os.environ.get(CACHE_VARIABLE, "")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayesify"
-    return (Path(asked) if asked else base) / "datasets" / f"{chosen.name}.parquet"
+    return cache_folder("datasets") / f"{chosen.name}.parquet"
 
 
 def fingerprint(frame: "pd.DataFrame") -> str:

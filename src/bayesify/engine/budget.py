@@ -58,6 +58,8 @@ class Cost:
     flops: float = 0.0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    compile_seconds: float = 0.0
+    """Of `seconds`, what compiling networks took, or loading them compiled."""
 
     @property
     def total(self) -> float:
@@ -76,6 +78,9 @@ class Meter:
         self.gradient_evaluations = 0
         self.forward_evaluations = 0
         self.flops = 0.0
+        self.compile_seconds = 0.0
+        self.not_compiled: str | None = None
+        """Why a network whose many evaluations would repay it was not compiled."""
         self._seconds_before = 0.0
         self._started = time.perf_counter()
 
@@ -99,6 +104,11 @@ class Meter:
         self.forward_evaluations += examples
         self.flops += flops
 
+    def compiled(self, seconds: float, refused: str | None) -> None:
+        """Notes the time of a compile, and why it was for nothing if it was."""
+        self.compile_seconds += seconds
+        self.not_compiled = self.not_compiled or refused
+
     def snapshot(self) -> dict[str, float]:
         """The counts, for a checkpoint."""
         return {
@@ -118,4 +128,11 @@ class Meter:
 
     def cost(self, peak_memory_bytes: int = 0) -> Cost:
         """The final bill."""
-        return Cost(self.gradient_evaluations, self.forward_evaluations, self.flops, self.seconds, peak_memory_bytes)
+        return Cost(
+            self.gradient_evaluations,
+            self.forward_evaluations,
+            self.flops,
+            self.seconds,
+            peak_memory_bytes,
+            self.compile_seconds,
+        )

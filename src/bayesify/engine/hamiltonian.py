@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bayesify.model.network import Mode
-from bayesify.model.problem import Problem
+from bayesify.model.problem import Gradient, Problem
 
 DIVERGENT = 1000.0
 """An energy error that no stable trajectory makes (Stan's threshold)."""
@@ -54,7 +54,10 @@ def kernel_of(problem: Problem) -> Kernel:
 
 def evaluate(kernel: Kernel, theta: Tensor) -> Point:
     """Density and gradient at theta (K, P)."""
-    found = kernel.problem.full_gradient(theta, kernel.mode)
+    return _point(kernel, theta, kernel.problem.full_gradient(theta, kernel.mode))
+
+
+def _point(kernel: Kernel, theta: Tensor, found: Gradient) -> Point:
     # Metropolis needs small differences of large sums: single precision would round them away.
     return Point(theta, found.gradient, found.log_likelihood.double(), kernel.problem.prior.log_density(theta.double()))
 
@@ -62,11 +65,13 @@ def evaluate(kernel: Kernel, theta: Tensor) -> Point:
 def leapfrog(kernel: Kernel, point: Point, velocity: Tensor, step_size: Tensor, num_steps: int) -> tuple[Point, Tensor]:
     """Equation (1), `num_steps` times, for velocity (K, P) and step_size (K,)."""
     step = step_size.to(velocity)[:, None] * kernel.scale
-    velocity = velocity + 0.5 * step * point.gradient
+    velocity = torch.addcmul(velocity, step, point.gradient, value=0.5)
+    theta = point.theta
     for left in reversed(range(num_steps)):
-        point = evaluate(kernel, point.theta + step * velocity)
-        velocity = velocity + (1.0 if left else 0.5) * step * point.gradient
-    return point, velocity
+        theta = torch.addcmul(theta, step, velocity)
+        found = kernel.problem.full_gradient(theta, kernel.mode)
+        velocity = torch.addcmul(velocity, step, found.gradient, value=1.0 if left else 0.5)
+    return _point(kernel, theta, found), velocity
 
 
 def energy_error(kernel: Kernel, start: Point, velocity: Tensor, end: Point, end_velocity: Tensor) -> Tensor:

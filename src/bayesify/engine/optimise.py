@@ -96,6 +96,7 @@ def optimise(problem: Problem, run: Run, theta: Tensor, schedule: Schedule) -> T
     num_particles = len(theta)
     mode = Mode.PREDICT if problem.pretrained else Mode.TRAIN
     reserve = problem.validation_cost(num_particles)
+    problem.expect(run.num_batches(problem.data, schedule.batch_size, num_particles), mode)
     batches = run.batches(
         problem.data, schedule.batch_size, num_particles, independent=num_particles > 1, reserve=reserve
     )

@@ -6,6 +6,7 @@ was in and gives bit for bit what an undisturbed one gives. Minibatch order is a
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,6 +127,11 @@ class Run:
 
     # ---- batches -------------------------------------------------------------------------------------------------
 
+    def num_batches(self, data: Data, batch_size: int, num_particles: int) -> float:
+        """How many minibatches the whole phase affords, resumed or not; 0 where the budget is time."""
+        cost = min(batch_size, data.num_examples) * num_particles
+        return self.limit // cost if math.isfinite(self.limit) else 0.0
+
     def batches(
         self, data: Data, batch_size: int, num_particles: int, *, independent: bool = False, reserve: float = 0.0
     ) -> Iterator[Batch]:
@@ -176,7 +182,8 @@ class Run:
         rng = generator("cpu", self.seed, self.name, "order", epoch)
         if num_particles == 0:
             return torch.randperm(num_examples, generator=rng).to(self.device)
-        return torch.rand(num_particles, num_examples, generator=rng).argsort(1).to(self.device)
+        orders = [torch.randperm(num_examples, generator=rng) for _ in range(num_particles)]
+        return torch.stack(orders).to(self.device)
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------
 

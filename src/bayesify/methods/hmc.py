@@ -164,7 +164,10 @@ class HMC(Method):
         _check_budget(problem, run, self.num_chains)
         kernel = kernel_of(problem)
         sweep = float(problem.num_examples * self.num_chains)  # gradient evaluations of one step of all chains
-        point = evaluate(kernel, self._warm_start(problem, run, sweep))
+        start = self._warm_start(problem, run, sweep)
+        if math.isfinite(run.limit):
+            problem.expect((1 - WARM_SHARE) * run.limit / sweep, kernel.mode)
+        point = evaluate(kernel, start)
         plan = self._plan(problem, run)
         tuning_run = run.phase("adaptation", ADAPTATION_SHARE, reserve=plan.reserve)
         tuning = self._tune(kernel, tuning_run, point, sweep)

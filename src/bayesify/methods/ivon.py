@@ -152,6 +152,7 @@ class IVON(Method):
             return state
         beta2 = self._beta2(problem, run)
         mode = Mode.PREDICT if problem.pretrained else Mode.TRAIN
+        problem.expect(run.num_batches(problem.data, self.batch_size, self.num_samples), mode)
         for batch in run.batches(problem.data, self.batch_size, self.num_samples):
             if int(state.steps) == 0 and self.hess_init is None:
                 state = init(state.mean, fisher_trace(problem, state.mean, self.batch_size, run.rng, mode))

@@ -139,6 +139,7 @@ class SWAG(Method):
             return state
         mode = Mode.PREDICT if problem.pretrained else Mode.TRAIN
         check = problem.validation_cost(1)
+        problem.expect(phase.num_batches(problem.data, self.batch_size, 1), mode)
         for batch in phase.batches(problem.data, self.batch_size, 1, reserve=check):
             gradient = problem.gradient(state.theta, batch, mode).gradient
             state = step(state, gradient * (problem.temperature / problem.num_examples), self.swag_learning_rate)

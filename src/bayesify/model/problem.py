@@ -81,7 +81,10 @@ class Problem:
         self.likelihood_start = own.to(network.initial)
         """Where the likelihood's own parameters start, (L,)."""
         self.prior: BoundPrior = prior.bind(network.layout, likelihood.num_parameters, network.initial)
-        self._gradients = {m: Vectorised(partial(self._one_likelihood, m), gradient=True, way=way) for m in Mode}
+        self._gradients = {
+            m: Vectorised(partial(self._one_likelihood, m), gradient=True, way=way, on_compile=self.meter.compiled)
+            for m in Mode
+        }
         self._likelihoods = {m: Vectorised(partial(self._one_likelihood, m), gradient=False, way=way) for m in Mode}
         self._statistics = Vectorised(self._one_statistics, gradient=False, way=way)
 
@@ -160,6 +163,10 @@ class Problem:
         self.meter.gradient(batch.size * len(theta), flops)
         scale = self.num_examples / batch.size
         return self._posterior(theta, scale * gradient, scale * log_likelihood)
+
+    def expect(self, num_calls: float, mode: Mode) -> None:
+        """Says how many more gradients of one shape will be asked for: what decides whether they are compiled."""
+        self._gradients[mode].expected_calls = num_calls
 
     def full_gradient(self, theta: Tensor, mode: Mode = Mode.DENSITY) -> Gradient:
         """The exact gradient over all N examples, in row blocks unless batch statistics tie the rows together."""
