@@ -97,23 +97,23 @@ def _add_up(
 
     def add(part: Part) -> None:
         log_likelihood.add_(part.log_likelihood.double().sum())
-        for r in range(vectors.per_example):
-            pulled = part.forward.pull(part.cotangents[:, r])
-            for layer, a, g in zip(found.layers, part.forward.inputs, pulled, strict=True):
-                if r < vectors.num_fisher:
-                    total[layer.order] += squares(a, g).double().flatten()
+        single: dict[int, Tensor] = {}  # Σ_r g² where there is one position
+        for cotangent in part.cotangents[:, : vectors.num_fisher].unbind(1):
+            for i, g in enumerate(part.forward.pull(cotangent)):
+                if g.shape[1] == 1:
+                    single[i] = g[:, 0].square() + single.get(i, 0.0)
                 else:
-                    gradient[layer.order] += (g.flatten(0, 1).mT @ a.flatten(0, 1)).double().flatten()
+                    squares = torch.bmm(g.mT, part.forward.inputs[i]).square_().sum(0)
+                    total[found.layers[i].order] += squares.flatten()
+        for i, squares in single.items():
+            total[found.layers[i].order] += (squares.mT @ part.forward.inputs[i][:, 0].square()).flatten()
+        if vectors.gradient:
+            pulled = part.forward.pull(part.cotangents[:, -1])
+            for layer, a, g in zip(found.layers, part.forward.inputs, pulled, strict=True):
+                gradient[layer.order] += (g.flatten(0, 1).mT @ a.flatten(0, 1)).flatten()
 
     for_each_part(problem, found, theta, buffers, vectors, rng, add)
     return Sums(log_likelihood, gradient)
-
-
-def squares(a: Tensor, g: Tensor) -> Tensor:
-    """Σ_n (Σ_t g aᵀ)², elementwise, of (B, T, in) and (B, T, out): (out, in)."""
-    if a.shape[1] == 1:
-        return g[:, 0].square().mT @ a[:, 0].square()
-    return torch.bmm(g.mT, a).square_().sum(0)
 
 
 class Sums(NamedTuple):

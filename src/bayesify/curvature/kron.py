@@ -51,13 +51,15 @@ class Factors(NamedTuple):
 
     def with_inputs(self, a: Tensor) -> "Factors":
         """With the inputs (B T, in) of one chunk more."""
-        return self._replace(inputs=self.inputs + _gram(a), positions=self.positions + len(a))
+        return self._replace(inputs=self.inputs.add_(_gram(a)), positions=self.positions + len(a))
 
-    def with_outputs(self, a: Tensor, g: Tensor, *, is_gradient: bool) -> "Factors":
-        """With output gradients (B T, out) of the same chunk: for H, or of the log likelihood."""
-        if is_gradient:
-            return self._replace(gradient=self.gradient + (g.mT @ a).double())
-        return self._replace(outputs=self.outputs + _gram(g))
+    def with_outputs(self, g: Tensor) -> "Factors":
+        """With output gradients (B T, out), for H."""
+        return self._replace(outputs=self.outputs.add_(_gram(g)))
+
+    def with_gradient(self, a: Tensor, g: Tensor) -> "Factors":
+        """With inputs and output gradients of the log likelihood."""
+        return self._replace(gradient=self.gradient.add_(g.mT @ a))
 
 
 class Rest(NamedTuple):
@@ -102,9 +104,18 @@ def _by_batch(
         columns = [a.flatten(0, 1) for a in part.forward.inputs]
         for i, a in enumerate(columns):
             factors[i] = factors[i].with_inputs(a)
-        for r in range(vectors.per_example):
-            for i, g in enumerate(part.forward.pull(part.cotangents[:, r])):
-                factors[i] = factors[i].with_outputs(columns[i], g.flatten(0, 1), is_gradient=r == vectors.num_fisher)
+        single: dict[int, list[Tensor]] = {}  # few rows make many sums of a large matrix, so they are put together
+        for cotangent in part.cotangents[:, : vectors.num_fisher].unbind(1):
+            for i, g in enumerate(part.forward.pull(cotangent)):
+                if g.shape[1] == 1:
+                    single.setdefault(i, []).append(g[:, 0])
+                else:
+                    factors[i] = factors[i].with_outputs(g.flatten(0, 1))
+        for i, values in single.items():
+            factors[i] = factors[i].with_outputs(torch.cat(values))
+        if vectors.gradient:
+            for i, g in enumerate(part.forward.pull(part.cotangents[:, -1])):
+                factors[i] = factors[i].with_gradient(columns[i], g.flatten(0, 1))
 
     for_each_part(problem, found, theta, buffers, vectors, rng, add)
     return factors, rest
@@ -174,21 +185,21 @@ def _add(vectors: Vectors, layer: Layer, factors: Factors, inputs: list[Tensor],
     factors = factors.with_inputs(a)
     for r in range(vectors.per_example):
         g = joined_outputs(layer, [value[:, r].flatten(0, 1) for value in outputs], 1)[0]  # (B T, out)
-        factors = factors.with_outputs(a, g, is_gradient=r == vectors.num_fisher)
+        factors = factors.with_outputs(g) if r < vectors.num_fisher else factors.with_gradient(a, g)
     return factors
 
 
 def _gram(x: Tensor) -> Tensor:
-    """The symmetric xᵀ x in float64, of which only what lies on and above the diagonal's blocks is computed."""
+    """The symmetric xᵀ x, of which only what lies on and above the diagonal's blocks is computed."""
     size = x.shape[1]
     if size < 2 * GRAM_BLOCK:
-        return (x.mT @ x).double()
+        return x.mT @ x
     total = x.new_empty(size, size)
     for start in range(0, size, GRAM_BLOCK):
         end = min(size, start + GRAM_BLOCK)
         total[start:end, start:] = x[:, start:end].mT @ x[:, start:]
         total[end:, start:end] = total[start:end, end:].mT
-    return total.double()
+    return total
 
 
 def _add_rest(vectors: Vectors, rest: Rest, part: Pulled) -> Rest:
