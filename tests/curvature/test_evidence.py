@@ -16,6 +16,7 @@ from bayesify.curvature.evidence import (
     log_evidence,
     maximise_fixed,
     maximise_moving,
+    slopes,
     step,
     untuned,
 )
@@ -145,3 +146,13 @@ def test_noise_stays_what_the_likelihood_can_express() -> None:
     assert maximise_moving(limited).noise > 1
     lowest = Residuals(N, 1e-9, -0.5)
     assert maximise_fixed(limited._replace(residuals=lowest)).noise == pytest.approx(math.exp(-0.5))
+
+
+@pytest.mark.parametrize("moving", [True, False])
+@pytest.mark.parametrize("learned", [True, False])
+def test_slopes_are_the_derivatives(moving: bool, learned: bool) -> None:
+    around = quadratic(mode() + 0.3, learned)
+    for point in ((0.0, 0.0), (1.7, -0.4), (-2.0, 0.9)):
+        place = torch.tensor(point, dtype=torch.float64, requires_grad=True)
+        (expected,) = torch.autograd.grad(log_evidence(around, place[0], place[1], moving), place)
+        assert slopes(around, *point, moving) == pytest.approx(tuple(expected.tolist()), rel=1e-9)

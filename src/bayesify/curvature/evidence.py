@@ -13,7 +13,7 @@ standardised residuals. Every evaluation costs O(P).
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,22 +111,39 @@ def _at(value: float) -> tuple[float, float]:
 def _search(quadratic: Quadratic, noise_bounds: tuple[float, float], moving: bool) -> Tuned:
     from scipy.optimize import minimize
 
-    def value_and_gradient(point: Any) -> tuple[float, Any]:
-        x = torch.tensor(point, dtype=torch.float64, requires_grad=True)
-        with torch.enable_grad():
-            place = x.to(quadratic.position.device)
-            value = -log_evidence(quadratic, place[0], place[1], moving)
-            (gradient,) = torch.autograd.grad(value, x)
-        return float(value.detach()), gradient.numpy()
+    def value(point: list[float]) -> float:
+        x = torch.tensor(point, dtype=torch.float64, device=quadratic.position.device)
+        return -float(log_evidence(quadratic, x[0], x[1], moving))
 
     low, high = LOG_BOUNDS
     log_noise = min(max(0.0, noise_bounds[0]), noise_bounds[1])
     starts = [[low + (high - low) * i / (GRID - 1), log_noise] for i in range(GRID)]
-    start = min(starts, key=lambda point: value_and_gradient(point)[0])
     options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 500}
-    bounds = [LOG_BOUNDS, noise_bounds]
-    found = minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    found = minimize(
+        lambda point: (value(point), [-slope for slope in slopes(quadratic, point[0], point[1], moving)]),
+        min(starts, key=value),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[LOG_BOUNDS, noise_bounds],
+        options=options,
+    )
     return Tuned(math.exp(float(found.x[0])), math.exp(float(found.x[1])), -float(found.fun))
+
+
+def slopes(quadratic: Quadratic, log_alpha: float, log_noise: float, moving: bool) -> tuple[float, float]:
+    """The derivatives of `log_evidence` in log α and log s; by hand, because P can be millions."""
+    alpha, noise = math.exp(log_alpha), math.exp(log_noise)
+    count, squares, _ = quadratic.residuals
+    curvature = quadratic.eigenvalues / noise
+    share = alpha / (curvature + alpha)  # of the prior in every direction's precision
+    of_alpha = 0.5 * float((1 - share).sum()) - 0.5 * alpha * float(quadratic.position.square().sum())
+    of_noise = 0.5 * float((1 - share).sum()) + 0.5 * (squares / noise - count)
+    if moving:
+        pull = _slope(quadratic, alpha, noise)
+        change = pull / (curvature + alpha)
+        of_alpha -= alpha * float((change * (quadratic.position + 0.5 * change)).sum())
+        of_noise += float((change * (0.5 * curvature * change - quadratic.gradient / noise)).sum())
+    return of_alpha, of_noise
 
 
 def untuned(quadratic: Quadratic) -> Tuned:
