@@ -316,7 +316,7 @@ def test_saving_in_vain_keeps_what_is_there(saved: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("method", ["map(batch_size=16)", "deep_ensemble(num_members=3, batch_size=16)", "swag"])
 def test_estimates_come_true(method: str) -> None:
     data, budget = regression_data(200), bay.Budget(epochs=20)
-    expected = bay.estimate(plain(), data, method=method, budget=budget)
+    expected = bay.estimate(plain(), data, method=method, budget=budget, validation=0)
     spent = bay.fit(plain(), data, method=method, budget=budget, validation=0, progress=False).cost
     assert expected.num_parameters == 4 * 8 + 8 + 8 + 1 + 1  # and the noise
     assert spent.total == pytest.approx(expected.gradient_evaluations, rel=0.02)

@@ -3,6 +3,7 @@
 import hashlib
 import resource
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +14,15 @@ from torch.utils import _pytree as pytree
 from bayesify.data import MINIMUM_VALIDATION, Data, as_data
 from bayesify.engine.budget import Budget, Meter
 from bayesify.engine.denormals import denormals_flushed
-from bayesify.engine.preflight import Estimate, check_memory
+from bayesify.engine.preflight import Estimate, Work, check_memory, estimate_of
 from bayesify.engine.rng import generator, seed_of, seeded
 from bayesify.engine.run import Checkpoints, Progress, Run
 from bayesify.engine.vectorise import Way
 from bayesify.errors import BudgetError, DataError, MethodError, suggest
-from bayesify.methods.base import Method, describe
+from bayesify.methods.base import Method, Wrapper, describe
+from bayesify.methods.hmc import HMC, WARM_SHARE
+from bayesify.methods.laplace import Laplace
+from bayesify.methods.map import MAP
 from bayesify.methods.registry import get_method
 from bayesify.model.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood, StudentT, get_likelihood
 from bayesify.model.network import Network
@@ -63,7 +67,8 @@ def fit(
         device: 'auto', 'cpu', 'cuda', ...
         checkpoint: a folder; the same call continues from what it finds there.
         progress: 'auto' shows a bar on a terminal, True or False force it, or a function of the fraction done.
-        way: how many networks are evaluated as one: 'auto', 'traced', 'eager' or 'looped'.
+        way: how many networks are evaluated as one: 'auto', 'compiled', 'traced', 'eager' or 'looped'. 'auto'
+            compiles long runs; 'compiled' is for many fits of the same shapes, which share the compile through a cache.
 
     Returns:
         A posterior.
@@ -113,6 +118,8 @@ def fit_problem(problem: Problem, method: Method, run: Run) -> Posterior:
             "scale the inputs and targets to unit variance."
         )
     notes = dict(run.notes)
+    if problem.meter.not_compiled is not None:
+        notes["not_compiled"] = problem.meter.not_compiled
     warnings = tuple(notes.pop("warnings", ()))
     posterior.record = Record(
         method=describe(method),
@@ -157,25 +164,57 @@ def make_problem(
 
 
 def estimate(
-    model: nn.Module, data: Any, *, method: str | Method, budget: Budget | None = None, **options: Any
+    model: nn.Module,
+    data: Any,
+    *,
+    method: str | Method,
+    budget: Budget | None = None,
+    validation: float | Any = 0.1,
+    **options: Any,
 ) -> Estimate:
-    """What `fit` would cost, without fitting: parameters, gradient evaluations, FLOPs, memory.
+    """What `fit` would cost, without fitting: gradient evaluations, FLOPs, memory, seconds, from a few real steps.
 
     Args:
         model: as in `fit`.
         data: as in `fit`.
         method: as in `fit`.
         budget: as in `fit`.
-        options: likelihood, prior, device as in `fit`.
+        validation: as in `fit`.
+        options: likelihood, prior, pretrained, device and way as in `fit`.
     """
     chosen = get_method(method)
-    problem = make_problem(model, data, **options)
-    limit = _budget(budget).limit(problem.num_examples, chosen.num_particles)
-    probe = problem.with_changes(meter=Meter())
-    rows = probe.data.select(slice(0, min(8, probe.num_examples)))
-    probe.log_likelihood(probe.initial()[None], rows, probe.network.buffers(1))
-    per_example = probe.meter.flops / rows.num_examples
-    return Estimate(problem.num_parameters, limit, 3 * per_example * limit, chosen.memory(problem))
+    held_out = validation if chosen.uses_validation else None
+    problem = make_problem(model, data, validation=held_out, **options)
+    check_model(problem)
+    budget = _budget(budget)
+    if budget.seconds is None:
+        return estimate_of(problem, _stages(chosen, problem, budget), chosen.memory(problem))
+    # What a time affords follows from the time that some work takes.
+    usual = estimate_of(problem, _stages(chosen, problem, DEFAULT_BUDGET), chosen.memory(problem))
+    share = budget.seconds / usual.seconds
+    return usual._replace(
+        gradient_evaluations=share * usual.gradient_evaluations, flops=share * usual.flops, seconds=budget.seconds
+    )
+
+
+def _stages(method: Method, problem: Problem, budget: Budget) -> list[Work]:
+    """What most of a fit consists of: training, then sampling or curvature where there is any."""
+    limit = budget.limit(problem.num_examples, method.num_particles)
+    after = method.post_hoc_cost(problem) if method.is_post_hoc else 0.0
+    while isinstance(method, Wrapper):
+        method = method.method
+    size, count, settings = problem.num_examples, method.num_particles, asdict(method)  # type: ignore[call-overload]
+    training = max(0.0, limit - after)
+    if isinstance(method, HMC):
+        training = 0.0 if problem.pretrained else min(WARM_SHARE * limit, method.warm_start_epochs * size * count)
+        after = limit - training
+    if isinstance(method, (MAP, Laplace)) and method.epochs is not None:
+        training = min(training, method.epochs * size)
+    if problem.pretrained and method.is_post_hoc:
+        training = 0.0
+    block = min(size, problem.model.rows_at_once(count))
+    stages = [Work(count, min(settings["batch_size"], size), training), Work(count, block, after)]
+    return [stage for stage in stages if stage.evaluations > 0]
 
 
 def _budget(budget: Budget | None) -> Budget:

@@ -58,8 +58,8 @@ class Multi(Wrapper):
         return self.num_modes * self.method.post_hoc_cost(problem)
 
     def memory(self, problem: Problem) -> float:
-        """The method's for every mode: what it needs is mostly what it keeps."""
-        return self.num_modes * self.method.memory(problem)
+        """The method's, of which about half is kept for every mode that is finished."""
+        return 0.5 * (1 + self.num_modes) * self.method.memory(problem)
 
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """One mode after the other."""

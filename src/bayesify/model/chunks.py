@@ -64,11 +64,12 @@ class Chunking:
 
 
 class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within the block, the size of the largest result that is not a view."""
+    """Within the block, the sizes of results that are not views: the largest's, and of all together."""
 
     def __init__(self) -> None:
         TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
         self.peak = 0
+        self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -76,6 +77,7 @@ class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value, declared in zip(returned, func._schema.returns, strict=False):
             if isinstance(value, Tensor) and declared.alias_info is None:
                 self.peak = max(self.peak, value.numel())
+                self.total += value.numel()
         return result
 
 
