@@ -207,15 +207,21 @@ def update(state: State, target: Target, rates: Rates, deviation: Tensor, gradie
     """
     beta1, beta2, decay = rates.beta1, rates.beta2, target.decay
     curvature = state.hessian + decay
-    sampled = (gradient * deviation).mean(0) * (target.ess * curvature)  # (1)
-    momentum = beta1 * state.momentum + (1 - beta1) * gradient.mean(0)  # (2)
-    correction = 0.5 * (1 - beta2) ** 2 * (state.hessian - sampled).square() / curvature
-    hessian = beta2 * state.hessian + (1 - beta2) * sampled + correction  # (3)
+    sampled = _average(gradient * deviation).mul_(curvature).mul_(target.ess)  # (1)
+    momentum = torch.lerp(_average(gradient), state.momentum, beta1)  # (2)
+    correction = (state.hessian - sampled).square_().div_(curvature)
+    hessian = sampled.lerp_(state.hessian, beta2).add_(correction, alpha=0.5 * (1 - beta2) ** 2)  # (3)
     steps = state.steps + 1
-    unbiased = momentum / (1 - beta1 ** int(steps))
-    newton = (unbiased + decay * (state.mean - target.loc)) / (hessian + decay)
-    mean = state.mean - rates.learning_rate * newton.clamp(-rates.clip_radius, rates.clip_radius)  # (4)
-    return State(mean, hessian, momentum, steps)
+    newton = (state.mean - target.loc).mul_(decay).add_(momentum, alpha=1 / (1 - beta1 ** int(steps)))
+    newton.div_(torch.add(hessian, decay, out=curvature))
+    if rates.clip_radius < math.inf:
+        newton.clamp_(-rates.clip_radius, rates.clip_radius)
+    return State(torch.sub(state.mean, newton, alpha=rates.learning_rate), hessian, momentum, steps)  # (4)
+
+
+def _average(values: Tensor) -> Tensor:
+    """The mean over samples (S, P) → (P,); of one sample without a pass over it."""
+    return values[0] if len(values) == 1 else values.mean(0)
 
 
 def step(
@@ -231,16 +237,15 @@ def step(
     """Samples θ, takes the batch's gradient there, updates."""
     shape = (num_samples, len(state.mean))
     noise = torch.randn(shape, generator=rng, dtype=state.mean.dtype, device=state.mean.device)
-    deviation = noise * variance(state, target).sqrt()
+    deviation = noise.mul_(torch.add(state.hessian, target.decay).mul_(target.ess).rsqrt_())
     gradient, log_likelihood = loss_gradient(problem, state.mean + deviation, batch, mode)
     return update(state, target, rates, deviation, gradient), Info(log_likelihood.mean())
 
 
 def loss_gradient(problem: Problem, theta: Tensor, batch: Batch, mode: Mode) -> tuple[Tensor, Tensor]:
     """Gradient (S, P) of the batch's mean negative log likelihood at theta (S, P), and the log likelihoods (S,)."""
-    found = problem.gradient(theta, batch, mode)
-    likelihood = problem.temperature * found.gradient - problem.prior.score(theta)
-    return -likelihood / problem.num_examples, found.log_likelihood
+    gradient, log_likelihood = problem.likelihood_gradient(theta, batch, mode)
+    return gradient.div_(-batch.size), log_likelihood * (problem.num_examples / batch.size)
 
 
 def fisher_trace(problem: Problem, theta: Tensor, batch_size: int, rng: torch.Generator, mode: Mode) -> float:
@@ -252,10 +257,13 @@ def fisher_trace(problem: Problem, theta: Tensor, batch_size: int, rng: torch.Ge
     size = max(1, min(batch_size, problem.num_examples // 2))
     order = torch.randperm(problem.num_examples, generator=rng, device=rng.device)
     batches = torch.split(order, size)[: min(START_BATCHES, problem.num_examples // size)]
-    parts = [loss_gradient(problem, theta[None], _imagined(problem, theta, rows, rng), mode)[0] for rows in batches]
-    gradients = torch.cat(parts)
-    mean = gradients.mean(0)
-    spread = (gradients - mean).square().sum() / max(1, len(gradients) - 1)
+    mean, squares = torch.zeros_like(theta), theta.new_zeros(())
+    for count, rows in enumerate(batches, start=1):  # Welford's sums: all gradients at once would be many vectors
+        gradient = loss_gradient(problem, theta[None], _imagined(problem, theta, rows, rng), mode)[0][0]
+        before = gradient - mean
+        mean = mean + before / count
+        squares = squares + before @ (gradient - mean)
+    spread = squares / max(1, len(batches) - 1)
     return float(size * spread + mean.square().sum())
 
 

@@ -157,12 +157,17 @@ class Problem:
             batch: B examples; their log likelihood is scaled by N/B.
             mode: how dropout and normalisation behave; a post-hoc fit of a pretrained model uses Mode.PREDICT.
         """
+        gradient, log_likelihood = self.likelihood_gradient(theta, batch, mode)
+        scale = self.num_examples / batch.size
+        return self._posterior(theta, scale * gradient, scale * log_likelihood)
+
+    def likelihood_gradient(self, theta: Tensor, batch: Batch, mode: Mode = Mode.TRAIN) -> tuple[Tensor, Tensor]:
+        """The batch's own log likelihood, neither scaled to all data nor tempered: gradient (K, P) and value (K,)."""
         dims = (0, 0 if batch.per_particle else None)
         buffers = self.network.buffers(len(theta))
         (gradient, log_likelihood, _), flops = self._gradients[mode](dims, theta, buffers, batch.data)
         self.meter.gradient(batch.size * len(theta), flops)
-        scale = self.num_examples / batch.size
-        return self._posterior(theta, scale * gradient, scale * log_likelihood)
+        return gradient, log_likelihood
 
     def expect(self, num_calls: float, mode: Mode) -> None:
         """Says how many more gradients of one shape will be asked for: what decides whether they are compiled."""
