@@ -18,8 +18,8 @@ from bayesify.model.problem import Batch, Gradient, Problem
 
 USABLE = 0.9
 """The share of free memory a fit may plan on."""
-TIMED_STEPS, TIMED_SECONDS = 15, 0.5
-"""Steps that are timed, at most, and how long that may take."""
+TIMED_STEPS, TIMED_SECONDS = 3, 0.25
+"""Steps that are timed, at least, and for how long: long enough to feel what else the machine does."""
 ALIVE = 0.5
 """The share of what a gradient's operations allocate that is held at its peak: about what the way forward keeps."""
 
@@ -68,12 +68,12 @@ def probe(problem: Problem, work: Work) -> Probe:
             adam(moments, _gradient(problem, theta, work.num_rows, rng).gradient, 0.0)
         start = time.perf_counter() - began
         seconds: list[float] = []
-        while len(seconds) < TIMED_STEPS and sum(seconds) < TIMED_SECONDS:
+        while len(seconds) < TIMED_STEPS or sum(seconds) < TIMED_SECONDS:
             began = time.perf_counter()
             adam(moments, _gradient(problem, theta, work.num_rows, rng).gradient, 0.0)
             seconds.append(time.perf_counter() - began)
     workspace = ALIVE * watched.total * theta.element_size()
-    return Probe(start, statistics.median(seconds), flops, workspace)
+    return Probe(start, statistics.fmean(seconds), flops, workspace)
 
 
 def _gradient(problem: Problem, theta: Tensor, num_rows: int, rng: torch.Generator) -> Gradient:
