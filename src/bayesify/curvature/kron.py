@@ -110,7 +110,7 @@ def _by_batch(
                 if g.shape[1] == 1:
                     single.setdefault(i, []).append(g[:, 0])
                 else:
-                    factors[i] = factors[i].with_outputs(g.flatten(0, 1))
+                    factors[i].outputs.add_(torch.bmm(g.mT, g).sum(0))  # a convolution's g would be copied to be flat
         for i, values in single.items():
             factors[i] = factors[i].with_outputs(torch.cat(values))
         if vectors.gradient:
