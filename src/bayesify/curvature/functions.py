@@ -94,9 +94,13 @@ def _last(block: Block, a: Tensor, draws: Tensor) -> Tensor:
         else:
             draws = draws @ block.right.mT
     if block.left is not None and len(a) > num_inputs:
-        return torch.matmul(block.left @ draws, a.mT).mT
-    pushed = (draws.flatten(0, 1) @ a.mT).reshape(num_draws, num_outputs, len(a))
-    return (pushed if block.left is None else torch.matmul(block.left, pushed)).mT
+        draws, left = block.left @ draws, None
+    else:
+        left = block.left
+    pushed = (a @ draws.flatten(0, 1).mT).reshape(len(a), num_draws, num_outputs)
+    if left is not None:
+        pushed = pushed @ left.mT  # one large product, not one for every draw
+    return pushed.transpose(0, 1)
 
 
 def _drawn(layer: Layer, block: Block, a: Tensor, draws: Tensor, num_outputs: int) -> _Drawn:
