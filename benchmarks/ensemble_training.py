@@ -1,25 +1,26 @@
-"""Training a deep ensemble as one batched model, against one plain PyTorch loop per member.
+"""Training a deep ensemble as one batched model, against one plain PyTorch loop per member and against JAX.
 
-Ten 8-50-50-1 networks, 1,000 rows, batches of 100, Adam, 200 epochs, a learned noise scale, nothing compiled. Every run
-starts cold: ours includes reading the data, checks, tracing and building the posterior. Pairs of runs are interleaved,
-so that a machine that gets busier slows both; the ratio is the median over pairs.
+Ten 8-50-50-1 networks, 1,000 rows, batches of 100, Adam, 200 epochs, a learned noise scale. "Cold" includes reading the
+data, checks, tracing and building the posterior, and compiles nothing; "steady" finds its networks compiled. Runs are
+interleaved in pairs, so that a machine that gets busier slows both; the ratio is the median over pairs.
 
-    python benchmarks/ensemble_training.py [--pairs 5] [--threads 1]
+    python benchmarks/ensemble_training.py [--pairs 5] [--threads 2] [--peer-python .venv-peers/bin/python]
 """
 
 import argparse
-import statistics
 import time
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import bayesify as bay
+from _peer import Peer, header, pairs, peer_python, row
 from bayesify.engine.rng import generator, seeded
 
 MEMBERS, EPOCHS, BATCH, ROWS, INPUTS, LEARNING_RATE = 10, 200, 100, 1_000, 8, 1e-2
-TARGET_RATIO = 0.25
 
 
 class Measured(NamedTuple):
@@ -60,20 +61,20 @@ def plain_member(x: Tensor, y: Tensor) -> nn.Sequential:
     return model
 
 
-def run_plain(x: Tensor, y: Tensor, seed: int) -> Measured:
+def run_plain(x: Tensor, y: Tensor) -> Measured:
     start = time.perf_counter()
-    with seeded(seed):
+    with seeded(0):
         members = [plain_member(x, y) for _ in range(MEMBERS)]
     seconds = time.perf_counter() - start
     with torch.no_grad():
         return Measured(seconds, rmse(torch.stack([member(x).squeeze(-1) for member in members]).mean(0), y))
 
 
-def run_ours(x: Tensor, y: Tensor, seed: int) -> Measured:
+def run_ours(x: Tensor, y: Tensor, way: str) -> Measured:
     method = bay.methods.DeepEnsemble(num_members=MEMBERS, batch_size=BATCH, learning_rate=LEARNING_RATE)
     start = time.perf_counter()
     posterior = bay.fit(
-        network(), (x, y), method=method, budget=bay.Budget(epochs=EPOCHS), validation=0, seed=seed, progress=False
+        network(), (x, y), method=method, budget=bay.Budget(epochs=EPOCHS), validation=0, progress=False, way=way
     )
     seconds = time.perf_counter() - start
     assert posterior.cost.gradient_evaluations == MEMBERS * EPOCHS * ROWS
@@ -83,28 +84,28 @@ def run_ours(x: Tensor, y: Tensor, seed: int) -> Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peer-python", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     x, y = make_data()
     print(f"{MEMBERS} members, {ROWS} rows, {EPOCHS} epochs, batch {BATCH}; torch {torch.__version__}", flush=True)
-    print(f"{arguments.threads} thread(s); seconds, training RMSE of the ensemble's mean in brackets\n", flush=True)
-    print(f"{'pair':>6} {'plain loops':>18} {'bayesify':>18} {'ratio':>8}", flush=True)
-    pairs = []
-    for number in range(arguments.pairs):
-        runs = [run_plain, run_ours] if number % 2 == 0 else [run_ours, run_plain]
-        found = {run.__name__: run(x, y, number) for run in runs}
-        plain, ours = found["run_plain"], found["run_ours"]
-        pairs.append((plain, ours))
-        print(f"{number + 1:>6} {_cell(plain)} {_cell(ours)} {ours.seconds / plain.seconds:>8.3f}", flush=True)
-    ratio = statistics.median(ours.seconds / plain.seconds for plain, ours in pairs)
-    medians = [statistics.median(run.seconds for run in column) for column in zip(*pairs, strict=True)]
-    print(f"{'median':>6} {medians[0]:>10.2f} {'':>7} {medians[1]:>10.2f} {'':>7} {ratio:>8.3f}")
-    print(f"\nat most {TARGET_RATIO}: {'yes' if ratio <= TARGET_RATIO else 'NO'} ({1 / ratio:.1f} times as fast)")
+    quality = {"plain": run_plain(x, y).rmse} | {way: run_ours(x, y, way).rmse for way in ("auto", "compiled")}
+    print("training RMSE:", ", ".join(f"{name} {value:.3f}" for name, value in quality.items()), "\n", flush=True)
+    header()
+    plain = partial(_seconds, run_plain, x, y)
+    cold, steady = partial(_seconds, run_ours, x, y, "auto"), partial(_seconds, run_ours, x, y, "compiled")
+    row("ensemble of 10, cold", "ten plain loops", *pairs(cold, plain, options.pairs), target=6)
+    row("ensemble of 10, steady", "ten plain loops", *pairs(steady, plain, options.pairs), target=12)
+    python = peer_python(options.peer_python)
+    if python is not None:
+        peer = Peer("ensemble_jax.py", [f"--members={MEMBERS}", f"--epochs={EPOCHS}"], python, options.threads)
+        row("ensemble of 10, steady", "JAX jit(vmap(scan))", *pairs(steady, peer.run, options.pairs), target=1.3)
+        peer.close()
 
 
-def _cell(run: Measured) -> str:
-    return f"{run.seconds:>10.2f} ({run.rmse:.3f})"
+def _seconds(run, *arguments) -> float:
+    return run(*arguments).seconds
 
 
 if __name__ == "__main__":

@@ -53,7 +53,10 @@ def main():
     torch.set_num_threads(1)
     pool, rows, num_train = pool_of_log_probs(options.data, options.pool, options.members, options.epochs)
     rng = np.random.default_rng(0)
-    for planted in (0.0, 0.005, 0.01, 0.02, 0.04):
+    detectable_effect = 0.0
+    for planted in (0.0, 0.005, 0.01, 0.02, 0.04, None):
+        at_stated = planted is None  # the last: what the first field's statistics say they would find
+        planted = detectable_effect if at_stated else planted
         false_fields = found = 0
         detectable = []
         for _ in range(options.fields):
@@ -72,6 +75,7 @@ def main():
             false_fields += any(call in ("better", "worse") for call in calls)
             found += calls.count("better")
             detectable.append(np.mean([c.minimum_detectable for c in verdicts.values()]))
+        detectable_effect = float(np.mean(detectable))
         total = options.fields * FIELD
         print(
             f"planted {planted:5.3f} nats: {total} comparisons in {options.fields} fields of {FIELD}; fields with any "

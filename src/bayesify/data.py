@@ -37,7 +37,12 @@ class Data(NamedTuple):
         return Data(pytree.tree_map(lambda leaf: leaf[rows], self.inputs), self.targets[rows])
 
     def chunks(self, size: int) -> Iterator["Data"]:
-        """Consecutive pieces of at most `size` rows."""
+        """Consecutive pieces of at most `size` rows, all but the last equally many and that one hardly fewer."""
+        count = -(-self.num_examples // size)
+        if count <= 1:
+            yield self
+            return
+        size = -(-self.num_examples // count)
         for start in range(0, self.num_examples, size):
             yield self.select(slice(start, start + size))
 

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from small_problems import convolutional, image_data, normalised, plain, problem_of, regression_data
-from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor, nn
 
 import bayesify as bay
 from bayesify.engine import compiled as module
-from bayesify.engine.compiled import compiled
+from bayesify.engine.rng import seeded
 from bayesify.engine.vectorise import COMPILE_SHARED, Vectorised, Way
-from bayesify.methods import MAP, MCDropout
+from bayesify.methods import MAP
 from bayesify.model.network import Mode
 from bayesify.model.problem import Batch, Gradient
 
@@ -77,19 +76,22 @@ def test_few_expected_calls_are_not_compiled(cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_a_graph_that_draws_random_numbers_is_left_as_it_is(cache: Path) -> None:
-    graph = make_fx(lambda x: torch.rand_like(x) + x)(torch.ones(3))
-    package = compiled(graph, (torch.ones(3),))
-    assert package.function is None
-    assert "random" in str(package.refused)
+def test_dropout_draws_what_the_traced_graph_draws() -> None:
     data = regression_data()
-    fits = [
-        bay.fit(plain(), data, method=MCDropout(num_samples=3), budget=bay.Budget(epochs=300), way=way, progress=False)
-        for way in ("auto", "compiled")
-    ]
-    torch.testing.assert_close(fits[0].predict(data[0]).mean, fits[1].predict(data[0]).mean)
-    assert "random" in fits[1].diagnostics.values["not_compiled"]
-    assert not cache.exists()
+    network = nn.Sequential(
+        nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 8), nn.Dropout(0.2), nn.Linear(8, 1)
+    )
+    found = {}
+    for way in (Way.TRACED, Way.COMPILED):
+        problem = problem_of(network, data, way=way.value)
+        problem.expect(COMPILE_SHARED, Mode.TRAIN)
+        theta = problem.random(3, torch.Generator().manual_seed(0))
+        problem.gradient(theta, Batch(problem.data))  # counts operations, traced or not
+        with seeded(1):
+            found[way] = [problem.gradient(theta, Batch(problem.data)).gradient for _ in range(3)]
+        assert problem._gradients[Mode.TRAIN].way_used(theta) == way
+    torch.testing.assert_close(found[Way.COMPILED], found[Way.TRACED], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found[Way.COMPILED][0], found[Way.COMPILED][1])
 
 
 def test_without_a_compiler_the_traced_graph_goes_on(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,19 @@ def test_flushed_inside_and_restored() -> None:
     assert float(tiny / 4) > 0
 
 
+def test_every_thread_flushes() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        tiny = torch.full((1_000_000,), torch.finfo(torch.float32).tiny)
+        assert bool((tiny * 0.5 > 0).all())  # threads are there before the block, as after any earlier work
+        with denormals_flushed():
+            assert bool((tiny * 0.5 == 0).all())
+        assert bool((tiny * 0.5 > 0).all())
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_restored_after_an_error_and_where_it_was_on() -> None:
     with pytest.raises(ZeroDivisionError), denormals_flushed():
         raise ZeroDivisionError

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from bayesify.engine.graph import leave_out_trivial_views
+from bayesify.engine.graph import leave_out_trivial
 from bayesify.engine.rng import generator, seeded
 from bayesify.engine.vectorise import Way
 from bayesify.model.network import Mode
@@ -16,7 +16,7 @@ from bayesify.model.problem import Batch
 
 def traced(function: object, *arguments: Tensor) -> GraphModule:
     graph = make_fx(function, tracing_mode="real")(*arguments)
-    leave_out_trivial_views(graph)
+    leave_out_trivial(graph)
     graph.recompile()
     return graph
 
@@ -77,3 +77,35 @@ def test_a_view_that_changes_strides_stays() -> None:
     x = torch.arange(6.0).reshape(2, 3, 1)
     assert x.transpose(1, 2).stride() != x.transpose(1, 2).view(2, 1, 3).stride()
     assert operations(traced(function, x)) == 3
+
+
+def test_products_with_one_repeated_views_and_constants_go() -> None:
+    def function(x: Tensor) -> Tensor:
+        ones = torch.ones_like(x).neg().sum(0, keepdim=True)  # -3 everywhere, whatever x is
+        return x.mul(1).pow(1.0).view(4, 3) + (x * ones).view(4, 3) + x.view(4, 3)
+
+    x = torch.arange(12.0).reshape(3, 4)
+    graph = traced(function, x)
+    graph.graph.eliminate_dead_code()
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert sorted(names) == sorted(["aten.view.default"] * 2 + ["aten.mul.Tensor"] + ["aten.add.Tensor"] * 2)
+    for value in (x, -x):
+        assert torch.equal(graph(value), function(value))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.ones_like(x).add_(x),  # a constant that is written to would be another one in the next call
+        lambda x: x.mul(1).add_(1) + x,  # the product is a copy
+        lambda x: x.mul(1.5) + x.pow(2),
+        lambda x: x.long().mul(1.0) + x,  # of another type
+    ],
+)
+def test_what_is_written_to_or_changes_values_stays(function: object) -> None:
+    x = torch.arange(12.0).reshape(3, 4)
+    graph = traced(function, x)
+    for value in (x, -x, x):
+        kept = value.clone()
+        assert torch.equal(graph(value), function(value.clone()))  # type: ignore[operator]
+        assert torch.equal(value, kept)

@@ -7,7 +7,7 @@ from torch.func import functional_call, vmap
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from bayesify.engine.graph import aten, leave_out_trivial_views
+from bayesify.engine.graph import aten, leave_out_trivial
 from bayesify.engine.inference import LONG, make_cheaper
 from bayesify.engine.rng import generator, seeded
 from bayesify.engine.vectorise import Vectorised, Way
@@ -50,7 +50,7 @@ def graph_of(module: nn.Module, rows: int) -> tuple[GraphModule, tuple[Tensor, .
     values = [torch.randn(3, *shape, generator=rng) for shape in shapes]
     inputs = (torch.randn(rows, 4, generator=rng), *values)
     graph = make_fx(vmap(one, in_dims=(None, *(0 for _ in values))))(*inputs)
-    leave_out_trivial_views(graph)
+    leave_out_trivial(graph)
     graph.graph.eliminate_dead_code()
     return graph, inputs
 

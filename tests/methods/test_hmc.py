@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from bayesify.methods.hmc import HMC, adapt, start_tuning
 from bayesify.model.likelihoods import Gaussian
 from bayesify.model.network import Network
 from bayesify.model.priors import Normal
-from bayesify.model.problem import Gradient, Problem
+from bayesify.model.problem import Problem
 from bayesify.posterior.draws import Draws
 
 SIZE, ROWS, NOISE = 20, 64, 0.5
@@ -108,13 +107,13 @@ def test_the_check_refuses_a_wrong_temperature() -> None:
 
 
 def halve_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Problem.full_gradient
+    right = Problem.full_likelihood_gradient
 
-    def wrong(self: Problem, *arguments: object) -> Gradient:
-        found = right(self, *arguments)  # type: ignore[arg-type]
-        return replace(found, gradient=0.5 * found.gradient)
+    def wrong(self: Problem, *arguments: object) -> tuple[Tensor, Tensor]:
+        gradient, value = right(self, *arguments)  # type: ignore[arg-type]
+        return 0.5 * gradient, value
 
-    monkeypatch.setattr(Problem, "full_gradient", wrong)
+    monkeypatch.setattr(Problem, "full_likelihood_gradient", wrong)
 
 
 def test_the_check_refuses_half_the_gradient_without_the_metropolis_test(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from bayesify.files import cache_folder, replacing
@@ -44,9 +45,8 @@ def compiled(graph: GraphModule, arguments: tuple[Tensor, ...]) -> Package:
         arguments: example tensors; the function takes tensors of their shapes and dtypes, whatever the strides.
     """
     start = time.perf_counter()
-    refused = _refusal(graph, arguments)
-    if refused is not None:
-        return Package(None, 0.0, refused)
+    if any(value.device.type != "cpu" for value in arguments):
+        return Package(None, 0.0, "only the CPU's graphs are compiled")
     path = cache_folder("compiled") / f"{_key(graph, arguments)}.pt2"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +60,24 @@ def compiled(graph: GraphModule, arguments: tuple[Tensor, ...]) -> Package:
     return Package(function, time.perf_counter() - start)
 
 
+class Fused:
+    """A function of tensors, all small operations, that becomes one compiled call where that is wanted."""
+
+    def __init__(
+        self, function: Callable[..., Any], *, wanted: bool, on_compile: Callable[[float, str | None], None]
+    ) -> None:
+        self._function, self._wanted, self._on_compile = function, wanted, on_compile
+
+    def __call__(self, *arguments: Tensor) -> Any:
+        """The function's result; all calls have tensors of the same shapes."""
+        if self._wanted:
+            self._wanted = False
+            package = compiled(make_fx(self._function)(*arguments), arguments)
+            self._on_compile(package.seconds, package.refused)
+            self._function = package.function or self._function
+        return self._function(*arguments)
+
+
 def _function(package: Any, graph: GraphModule) -> Callable[..., Any]:
     outputs = next(node for node in reversed(graph.graph.nodes) if node.op == "output").args[0]
     spec = pytree.tree_structure(pytree.tree_map(str, outputs))
@@ -70,17 +88,10 @@ def _function(package: Any, graph: GraphModule) -> Callable[..., Any]:
     return lambda *arguments: pytree.tree_unflatten(run([value.contiguous() for value in arguments]), spec)
 
 
-def _refusal(graph: GraphModule, arguments: tuple[Tensor, ...]) -> str | None:
-    if any(value.device.type != "cpu" for value in arguments):
-        return "only the CPU's graphs are compiled"
-    for node in graph.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            return f"{node.target} draws random numbers, and a compiled graph would draw others"
-    return None
-
-
 def _compile(graph: GraphModule, arguments: tuple[Tensor, ...], path: Path) -> None:
-    with warnings.catch_warnings(), _quiet("torch._inductor", "torch._export", "torch.export"):
+    # Random numbers by torch's own generator, so that dropout draws what the traced graph would.
+    settings = torch._inductor.config.patch(fallback_random=True)
+    with settings, warnings.catch_warnings(), _quiet("torch._inductor", "torch._export", "torch.export"):
         warnings.simplefilter("ignore")  # torch's own deprecations
         program = torch.export.export(graph, tuple(value.contiguous() for value in arguments))
         with replacing(path) as partial:

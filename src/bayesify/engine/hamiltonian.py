@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bayesify.engine.compiled import Fused
 from bayesify.model.network import Mode
-from bayesify.model.problem import Gradient, Problem
+from bayesify.model.problem import Problem
 
 DIVERGENT = 1000.0
 """An energy error that no stable trajectory makes (Stan's threshold)."""
@@ -43,35 +44,51 @@ class Kernel(NamedTuple):
     problem: Problem
     scale: Tensor  # (P,) s
     mode: Mode
+    kick: Fused
+    """(θ, v, ∇ log likelihood, ε s, weight) → θ of the step after, v, ∇ log p: the second and third of (1)."""
+
+
+def mode_of(problem: Problem) -> Mode:
+    """How layers behave: a pretrained model's statistics stay what they are."""
+    return Mode.PREDICT if problem.pretrained else Mode.DENSITY
 
 
 def kernel_of(problem: Problem) -> Kernel:
-    """The posterior's density with the prior's scales."""
+    """The posterior's density with the prior's scales; say before how many gradients are to come."""
     own = torch.full_like(problem.prior.scale[:1], problem.prior.likelihood_precision() ** -0.5)
     scale = torch.cat([problem.prior.scale, own.expand(problem.prior.num_likelihood)])
-    return Kernel(problem, scale, Mode.PREDICT if problem.pretrained else Mode.DENSITY)
+    mode = mode_of(problem)
+
+    def kick(theta: Tensor, velocity: Tensor, likelihood: Tensor, step: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        gradient = (likelihood + problem.prior.score(theta)) / problem.temperature
+        velocity = torch.addcmul(velocity, step * weight, gradient)
+        return torch.addcmul(theta, step, velocity), velocity, gradient
+
+    return Kernel(problem, scale, mode, problem.fused(kick, mode))
 
 
 def evaluate(kernel: Kernel, theta: Tensor) -> Point:
     """Density and gradient at theta (K, P)."""
-    return _point(kernel, theta, kernel.problem.full_gradient(theta, kernel.mode))
+    found = kernel.problem.full_gradient(theta, kernel.mode)
+    return _point(kernel, theta, found.gradient, found.log_likelihood)
 
 
-def _point(kernel: Kernel, theta: Tensor, found: Gradient) -> Point:
+def _point(kernel: Kernel, theta: Tensor, gradient: Tensor, log_likelihood: Tensor) -> Point:
     # Metropolis needs small differences of large sums: single precision would round them away.
-    return Point(theta, found.gradient, found.log_likelihood.double(), kernel.problem.prior.log_density(theta.double()))
+    return Point(theta, gradient, log_likelihood.double(), kernel.problem.prior.log_density(theta.double()))
 
 
 def leapfrog(kernel: Kernel, point: Point, velocity: Tensor, step_size: Tensor, num_steps: int) -> tuple[Point, Tensor]:
     """Equation (1), `num_steps` times, for velocity (K, P) and step_size (K,)."""
     step = step_size.to(velocity)[:, None] * kernel.scale
+    half, whole = step.new_tensor(0.5), step.new_tensor(1.0)
     velocity = torch.addcmul(velocity, step, point.gradient, value=0.5)
-    theta = point.theta
+    ahead = torch.addcmul(point.theta, step, velocity)
     for left in reversed(range(num_steps)):
-        theta = torch.addcmul(theta, step, velocity)
-        found = kernel.problem.full_gradient(theta, kernel.mode)
-        velocity = torch.addcmul(velocity, step, found.gradient, value=1.0 if left else 0.5)
-    return _point(kernel, theta, found), velocity
+        theta = ahead
+        likelihood, value = kernel.problem.full_likelihood_gradient(theta, kernel.mode)
+        ahead, velocity, gradient = kernel.kick(theta, velocity, likelihood, step, whole if left else half)
+    return _point(kernel, theta, gradient, value), velocity
 
 
 def energy_error(kernel: Kernel, start: Point, velocity: Tensor, end: Point, end_velocity: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ particle has improved for that many checks, and what the budget has left is the 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,21 +61,26 @@ def init(theta: Tensor) -> State:
     return State(theta, zeros, zeros.clone(), zero, theta.clone(), infinite, zero.clone(), zero.clone())
 
 
-def step(state: State, gradient: Tensor, learning_rate: float) -> State:
-    """One Adam ascent step along the gradient (K, P) of the log posterior per example."""
-    moved = adam(Moments(state.theta, state.first, state.second, state.steps), gradient, learning_rate)
-    return state._replace(**moved._asdict())
-
-
 def adam(moments: Moments, gradient: Tensor, learning_rate: float) -> Moments:
     """Adam's update alone, along an ascent direction (K, P)."""
     steps = moments.steps + 1
-    t = float(steps)
-    first = torch.lerp(gradient, moments.first, BETA_1)
-    second = torch.lerp(gradient.square(), moments.second, BETA_2)
-    size = learning_rate * math.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
-    theta = torch.addcdiv(moments.theta, first, second.sqrt().add_(EPSILON), value=size)
-    return Moments(theta, first, second, steps)
+    size = moments.theta.new_tensor(step_size(float(steps), learning_rate))
+    return Moments(*moved(moments.theta, moments.first, moments.second, gradient, size), steps)
+
+
+def step_size(steps: float, learning_rate: float) -> float:
+    """Adam's, with both corrections for the averages' start at zero."""
+    size: float = learning_rate * math.sqrt(1 - BETA_2**steps) / (1 - BETA_1**steps)
+    return size
+
+
+def moved(
+    theta: Tensor, first: Tensor, second: Tensor, gradient: Tensor, size: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Adam's two averages after a gradient, and where they lead with a step of that size ()."""
+    first = torch.lerp(gradient, first, BETA_1)
+    second = torch.lerp(gradient.square(), second, BETA_2)
+    return torch.addcdiv(theta, first * size, second.sqrt().add_(EPSILON)), first, second
 
 
 def cosine(fraction: float, learning_rate: float, final_fraction: float) -> float:
@@ -96,14 +101,25 @@ def optimise(problem: Problem, run: Run, theta: Tensor, schedule: Schedule) -> T
     num_particles = len(theta)
     mode = Mode.PREDICT if problem.pretrained else Mode.TRAIN
     reserve = problem.validation_cost(num_particles)
+    size = min(schedule.batch_size, problem.num_examples)
+
+    def ascend(theta: Tensor, first: Tensor, second: Tensor, likelihood: Tensor, rate: Tensor) -> Any:
+        # The log posterior per example: the temperature, which divides all of it, would only change the rate.
+        gradient = torch.add(problem.prior.score(theta) / problem.num_examples, likelihood, alpha=1 / size)
+        return moved(theta, first, second, gradient, rate)
+
     problem.expect(run.num_batches(problem.data, schedule.batch_size, num_particles), mode)
     batches = run.batches(
         problem.data, schedule.batch_size, num_particles, independent=num_particles > 1, reserve=reserve
     )
+    update = problem.fused(ascend, mode)
     for batch in batches:
-        rate = cosine(run.fraction, schedule.learning_rate, schedule.final_fraction)
-        gradient = problem.gradient(state.theta, batch, mode).gradient
-        state = step(state, gradient * (problem.temperature / problem.num_examples), rate)
+        learning_rate = cosine(run.fraction, schedule.learning_rate, schedule.final_fraction)
+        likelihood, _ = problem.likelihood_gradient(state.theta, batch, mode)
+        steps = state.steps + 1
+        rate = state.theta.new_tensor(step_size(float(steps), learning_rate))
+        theta, first, second = update(state.theta, state.first, state.second, likelihood, rate)
+        state = state._replace(theta=theta, first=first, second=second, steps=steps)
         due = problem.validation is not None and run.fraction * VALIDATIONS >= int(state.checks) + 1
         if due and run.affords(2 * reserve):  # or else the last one, below, is all that is left
             state = _validate(problem, state)

@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from bayesify.engine.compiled import compiled
-from bayesify.engine.graph import leave_out_trivial_views
+from bayesify.engine.graph import leave_out_trivial
 from bayesify.engine.inference import make_cheaper
 from bayesify.engine.rng import seeded
 
@@ -175,9 +175,10 @@ class Vectorised:
 
     def _wants_trace(self, known: _Known) -> bool:
         known.calls += 1
-        return self._way in FREE and (known.calls >= TRACE_AFTER or self._wants_compile())
+        return self._way in FREE and (known.calls >= TRACE_AFTER or self.wants_compile())
 
-    def _wants_compile(self) -> bool:
+    def wants_compile(self) -> bool:
+        """Whether so many calls are expected that it repays a compile."""
         enough = COMPILE_SHARED if self._way == Way.COMPILED else COMPILE_FROM
         return self._way in FREE and self.expected_calls >= enough
 
@@ -189,7 +190,7 @@ class Vectorised:
             return
         # GraphModule.__call__ walks Module machinery; the generated forward is the bare function.
         known.graph = graph.forward
-        if not self._wants_compile():
+        if not self.wants_compile():
             return
         package = compiled(graph, (theta, *leaves))
         if self._on_compile is not None:
@@ -228,7 +229,7 @@ class Vectorised:
                 raise
             self.refused = str(error).splitlines()[0]
             return None
-        leave_out_trivial_views(graph)
+        leave_out_trivial(graph)
         if not self._gradient:
             make_cheaper(graph, self._transposed)
         graph.graph.eliminate_dead_code(_has_effect)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from bayesify.engine.budget import FORWARD_COST
 from bayesify.engine.convergence import MINIMUM_DRAWS, convergence
-from bayesify.engine.hamiltonian import Kernel, Point, evaluate, kernel_of, transition
+from bayesify.engine.hamiltonian import Kernel, Point, evaluate, kernel_of, mode_of, transition
 from bayesify.engine.optimise import Schedule, optimise
 from bayesify.engine.run import Run
 from bayesify.errors import BudgetError
@@ -162,11 +162,11 @@ class HMC(Method):
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """Warm start, tuning, sampling, diagnostics."""
         _check_budget(problem, run, self.num_chains)
-        kernel = kernel_of(problem)
         sweep = float(problem.num_examples * self.num_chains)  # gradient evaluations of one step of all chains
         start = self._warm_start(problem, run, sweep)
         if math.isfinite(run.limit):
-            problem.expect((1 - WARM_SHARE) * run.limit / sweep, kernel.mode)
+            problem.expect((1 - WARM_SHARE) * run.limit / sweep, mode_of(problem))
+        kernel = kernel_of(problem)
         point = evaluate(kernel, start)
         plan = self._plan(problem, run)
         tuning_run = run.phase("adaptation", ADAPTATION_SHARE, reserve=plan.reserve)

@@ -13,12 +13,14 @@ from bayesify.engine.budget import Meter
 from bayesify.engine.inference import LONG
 from bayesify.engine.vectorise import Vectorised, Way
 from bayesify.errors import BayesifyError, ModelError
-from bayesify.model.chunks import Chunking, Watched, pieces
+from bayesify.model.chunks import LONG_ROWS, Chunking, Watched, pieces
 from bayesify.model.likelihoods import Likelihood
 from bayesify.model.network import Buffers, Mode, Network
 
 CHUNK_ELEMENTS = 2**23
 """Activations are kept below about this many numbers per layer by chunking rows: tens of megabytes."""
+CACHED_ELEMENTS = 2**19
+"""Aimed at per layer where all rows are gone through for every gradient: 2 MB of float32, a second-level cache."""
 
 
 class Model:
@@ -30,6 +32,7 @@ class Model:
         self._outputs = Vectorised(self._one_output, gradient=False, way=way)
         self._long_outputs = Vectorised(self._one_output, gradient=False, way=way, transposed=True)
         self._chunking = Chunking(network.layout)
+        self._width = max((max(slot.shape) for slot in network.layout.slots if slot.shape), default=1)
 
     def split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """(..., P) → network parameters (..., P_network), likelihood parameters (..., L)."""
@@ -79,10 +82,13 @@ class Model:
         result: Tensor = part
         return result
 
+    def block_rows(self, num_particles: int) -> int:
+        """Rows whose gradients are taken at a time: activations stay in cache, as long as blocks are not short."""
+        return min(self.rows_at_once(num_particles), max(LONG_ROWS, CACHED_ELEMENTS // (self._width * num_particles)))
+
     def rows_at_once(self, num_particles: int) -> int:
         """How many rows keep the activations of all particles within the chunk size."""
-        width = max((max(slot.shape) for slot in self.network.layout.slots if slot.shape), default=1)
-        return max(16, CHUNK_ELEMENTS // (width * num_particles))
+        return max(16, CHUNK_ELEMENTS // (self._width * num_particles))
 
     def _one_output(self, network: Tensor, buffers: Buffers, inputs: Any) -> Tensor:
         return self.network(network, buffers, inputs, Mode.PREDICT)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bayesify.data import Data
 from bayesify.engine.budget import FORWARD_COST, Meter
+from bayesify.engine.compiled import Fused
 from bayesify.engine.vectorise import Vectorised, Way
 from bayesify.errors import ModelError
 from bayesify.model.likelihoods import Likelihood
@@ -173,16 +174,28 @@ class Problem:
         """Says how many more gradients of one shape will be asked for: what decides whether they are compiled."""
         self._gradients[mode].expected_calls = num_calls
 
+    def fused(self, function: Callable[..., Any], mode: Mode) -> Fused:
+        """A function of tensors that is called with every gradient: compiled if gradients are."""
+        wanted = self._gradients[mode].wants_compile()
+        return Fused(function, wanted=wanted, on_compile=self.meter.compiled)
+
     def full_gradient(self, theta: Tensor, mode: Mode = Mode.DENSITY) -> Gradient:
-        """The exact gradient over all N examples, in row blocks unless batch statistics tie the rows together."""
-        size = self.num_examples if self.network.running else self.model.rows_at_once(len(theta))
-        gradient, log_likelihood = torch.zeros_like(theta), torch.zeros_like(theta[:, 0])
+        """The exact gradient of the (tempered) log posterior over all N examples."""
+        return self._posterior(theta, *self.full_likelihood_gradient(theta, mode))
+
+    def full_likelihood_gradient(self, theta: Tensor, mode: Mode = Mode.DENSITY) -> tuple[Tensor, Tensor]:
+        """Of all N examples, untempered: (K, P) and (K,); in row blocks unless batch statistics tie rows together."""
+        size = self.num_examples if self.network.running else self.model.block_rows(len(theta))
         buffers = self.network.buffers(len(theta))
+        gradient = log_likelihood = None
         for chunk in self.data.chunks(size):
             (part, value, _), flops = self._gradients[mode]((0, None), theta, buffers, chunk)
             self.meter.gradient(chunk.num_examples * len(theta), flops)
-            gradient, log_likelihood = gradient + part, log_likelihood + value
-        return self._posterior(theta, gradient, log_likelihood)
+            gradient = part if gradient is None else gradient + part
+            log_likelihood = value if log_likelihood is None else log_likelihood + value
+        assert gradient is not None
+        assert log_likelihood is not None
+        return gradient, log_likelihood
 
     def _posterior(self, theta: Tensor, gradient: Tensor, log_likelihood: Tensor) -> Gradient:
         """Adds the prior and tempers."""
