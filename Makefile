@@ -19,13 +19,13 @@ SHELL         := /bin/bash
 .SHELLFLAGS   := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test lint format docs bench coverage clean
+.PHONY: help compare test lint format docs bench peers coverage clean
 
 help: ## say what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 compare: $(RUN) ## the default comparison on a bundled data set: verdict and report
-	$(BIN)/bayesify compare diabetes --budget 100 $(ARGS)
+	$(BIN)/bayesify compare diabetes $(ARGS)
 
 test: $(DEV) ## the whole test suite
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
@@ -47,11 +47,15 @@ docs: $(DOCS) ## the documentation as HTML; a warning is an error
 bench: $(DEV) ## every benchmark in benchmarks/, one after the other, on an otherwise idle machine
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
 
+peers: ## what the benchmarks compare with, in an environment of its own (.venv-peers)
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-peers.txt
+
 coverage: $(DEV) ## the suite with branch coverage
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered --cov-report=html:.coverage-html $(ARGS)
 
 clean: ## remove the environment and everything generated (never bayesify-results/)
-	rm -rf .venv build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf .venv .venv-peers build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
