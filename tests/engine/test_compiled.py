@@ -1,5 +1,6 @@
 """Compiled graphs give what traced ones give, and where none can be made the traced one goes on."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from bayesify.engine.vectorise import COMPILE_SHARED, Vectorised, Way
 from bayesify.methods import MAP
 from bayesify.model.network import Mode
 from bayesify.model.problem import Batch, Gradient
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 
 
 @pytest.fixture
@@ -33,6 +37,7 @@ def gradient(build: object, data: tuple[Tensor, Tensor], way: Way, per_particle:
     return found
 
 
+@needs_compiler
 @pytest.mark.parametrize(
     ("build", "data", "per_particle"),
     [(plain, regression_data(), True), (normalised, regression_data(), False), (convolutional, image_data(), False)],
@@ -49,6 +54,7 @@ def squares(theta: Tensor, x: Tensor) -> Tensor:
     return (x @ theta).square()
 
 
+@needs_compiler
 def test_strides_do_not_matter_and_the_disk_is_used_again(cache: Path) -> None:
     theta = torch.arange(6.0).reshape(3, 2).T  # not contiguous
     x = torch.arange(12.0).reshape(3, 4).T
@@ -76,6 +82,7 @@ def test_few_expected_calls_are_not_compiled(cache: Path) -> None:
     assert not cache.exists()
 
 
+@needs_compiler
 def test_dropout_draws_what_the_traced_graph_draws() -> None:
     data = regression_data()
     network = nn.Sequential(
@@ -106,6 +113,7 @@ def test_without_a_compiler_the_traced_graph_goes_on(cache: Path, monkeypatch: p
     assert "no C++ compiler" in posterior.diagnostics.values["not_compiled"]
 
 
+@needs_compiler
 def test_a_long_fit_says_what_compiling_took() -> None:
     data = regression_data()
     method = MAP(batch_size=20)
