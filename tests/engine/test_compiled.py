@@ -16,7 +16,6 @@ from bayesify.methods import MAP
 from bayesify.model.network import Mode
 from bayesify.model.problem import Batch, Gradient
 
-
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 
 
