@@ -94,7 +94,8 @@ def test_several_inputs() -> None:
 def test_chunks_are_all_rows_in_order() -> None:
     data = as_data(({"x": X}, Y))
     parts = list(data.chunks(4))
-    assert [part.num_examples for part in parts] == [4, 2]
+    assert [part.num_examples for part in parts] == [3, 3]  # as few pieces as 4 rows allow, and those even
+    assert [part.num_examples for part in data.chunks(6)] == [6]
     assert torch.cat([part.inputs["x"] for part in parts]).tolist() == X.tolist()
     assert [num_rows(chunk) for chunk in chunk_inputs(data.inputs, 4)] == [4, 2]
 

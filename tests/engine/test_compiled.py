@@ -25,6 +25,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "compiled"
 
 
+def flops(way: Way) -> float:
+    problem = problem_of(plain(), regression_data(), way=way.value)
+    problem.expect(COMPILE_SHARED, Mode.TRAIN)
+    for _ in range(4):
+        problem.gradient(problem.initial()[None], Batch(problem.data))
+    return problem.meter.flops
+
+
 def gradient(build: object, data: tuple[Tensor, Tensor], way: Way, per_particle: bool) -> Gradient:
     problem = problem_of(build().double(), data, way=way.value)
     theta = problem.random(3, torch.Generator().manual_seed(0))
@@ -47,6 +55,12 @@ def test_compiled_gradients_are_the_looped(build: object, data: tuple[Tensor, Te
     expected = gradient(build, data, Way.LOOPED, per_particle)
     torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.log_likelihood, expected.log_likelihood, rtol=1e-9, atol=1e-9)
+
+
+@needs_compiler
+def test_operations_are_counted_as_when_nothing_is_compiled(cache: Path) -> None:
+    assert flops(Way.COMPILED) == flops(Way.EAGER) > 0
+    assert len(list(cache.glob("*.pt2"))) == 1
 
 
 def squares(theta: Tensor, x: Tensor) -> Tensor:

@@ -127,9 +127,17 @@ class Vectorised:
         if known is not None:
             return Evaluated(self._evaluate(known, in_dims, theta, rest, leaves), known.flops)
         known = _Known()
-        if self._way == Way.TRACED or self._must_trace(theta):  # before counting: tracing runs the function once more
+        wanted = self.wants_compile() and not self._must_loop(theta)  # at once: a resumed fit then repeats its digits
+        if self._way == Way.TRACED or self._must_trace(theta) or wanted:
+            # Before counting: tracing runs the function once more.
             self._make_graph(known, in_dims, theta, rest, leaves)
         with FlopCounterMode(display=False) as counter:
+            if not known.compiled:
+                result = self._evaluate(known, in_dims, theta, rest, leaves)
+            else:  # the counter does not see into machine code
+                with seeded(0):
+                    self._batched(in_dims)(theta, *rest)
+        if known.compiled:
             result = self._evaluate(known, in_dims, theta, rest, leaves)
         known.flops = float(counter.get_total_flops())
         self._known[key] = known  # only now: a call that failed has counted nothing
