@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 
 import pytest
@@ -7,6 +8,8 @@ from small_problems import convolutional as convolutional_net
 from small_problems import critical_value, fitted, image_data, normalised, plain, problem_of, regression_data
 from torch import Tensor, nn
 
+from bayesify.engine.budget import Meter
+from bayesify.engine.run import Run
 from bayesify.errors import BudgetError, MethodError
 from bayesify.likelihoods import Gaussian
 from bayesify.methods import SWAG
@@ -197,3 +200,22 @@ def test_settings_are_checked(settings: dict[str, float], message: str) -> None:
     with pytest.raises(MethodError) as error:
         SWAG(**settings)
     assert str(error.value) == message
+
+
+def test_a_budget_of_time_that_ends_anywhere_gives_a_gaussian_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that ticks whenever it is read: the time is over at every possible place of the path."""
+    ticks = itertools.count()
+    monkeypatch.setattr(Meter, "seconds", property(lambda _: float(next(ticks))))
+    data = regression_data()
+    found = []
+    for seconds in range(1, 80):
+        problem = problem_of(plain(), data, validation=data, pretrained=True)
+        try:
+            posterior = SWAG(batch_size=10).fit(problem, Run(problem.meter, limit=math.inf, seconds=float(seconds)))
+        except BudgetError:
+            found.append(False)
+            continue
+        assert isinstance(posterior, GaussianPosterior)
+        assert bool(torch.isfinite(posterior.covariance.variance()).all())
+        found.append(True)
+    assert set(found) == {True, False}

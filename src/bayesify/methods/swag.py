@@ -146,7 +146,7 @@ class SWAG(Method):
             # In the middle of each of num_snapshots equal stretches: the last one is then never missed by rounding.
             if phase.fraction * self.num_snapshots >= int(state.snapshots) + 0.5:
                 state = collect(state)
-                if int(state.snapshots) >= 2 and phase.affords(check):
+                if int(state.snapshots) >= 2:  # paid for: the loop keeps a check's cost in reserve
                     state = keep_best(state, problem.validation_loss(state.mean[None])[0])
             phase.save(state)
         if int(state.snapshots) < 2:
