@@ -4,6 +4,7 @@ A peer is a script in benchmarks/peers/ that calls `serve(run)` of benchmarks/pe
 can so be interleaved, and nothing of the peer's is installed beside ours.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -11,6 +12,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 PEERS = Path(__file__).parent / "peers"
 DEFAULT_PYTHON = Path(__file__).parents[1] / ".venv-peers" / "bin" / "python"
@@ -43,6 +46,17 @@ class Peer:
         if not line:
             raise SystemExit(f"the peer stopped: {self._process.wait()}")
         return json.loads(line)
+
+
+def asked(description: str, count: int) -> argparse.Namespace:
+    """What every comparison with a peer is asked; torch gets its threads."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=count)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peer-python", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    return options
 
 
 def peer_python(asked: Path | None) -> Path | None:

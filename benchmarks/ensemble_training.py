@@ -7,17 +7,15 @@ interleaved in pairs, so that a machine that gets busier slows both; the ratio i
     python benchmarks/ensemble_training.py [--pairs 5] [--threads 2] [--peer-python .venv-peers/bin/python]
 """
 
-import argparse
 import time
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import bayesify as bay
-from _peer import Peer, header, pairs, peer_python, row
+from _peer import Peer, asked, header, pairs, peer_python, row
 from bayesify.engine.rng import generator, seeded
 
 MEMBERS, EPOCHS, BATCH, ROWS, INPUTS, LEARNING_RATE = 10, 200, 100, 1_000, 8, 1e-2
@@ -34,10 +32,10 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(INPUTS, 50), nn.ReLU(), nn.Linear(50, 50), nn.ReLU(), nn.Linear(50, 1))
 
 
-def make_data() -> tuple[Tensor, Tensor]:
+def make_data(rows: int = ROWS) -> tuple[Tensor, Tensor]:
     rng = generator("cpu", "benchmark")
-    x = torch.randn(ROWS, INPUTS, generator=rng)
-    y = torch.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] + 0.1 * torch.randn(ROWS, generator=rng)
+    x = torch.randn(rows, INPUTS, generator=rng)
+    y = torch.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] + 0.1 * torch.randn(rows, generator=rng)
     return x, y
 
 
@@ -82,12 +80,7 @@ def run_ours(x: Tensor, y: Tensor, way: str) -> Measured:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peer-python", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = asked(__doc__, 5)
     x, y = make_data()
     print(f"{MEMBERS} members, {ROWS} rows, {EPOCHS} epochs, batch {BATCH}; torch {torch.__version__}", flush=True)
     quality = {"plain": run_plain(x, y).rmse} | {way: run_ours(x, y, way).rmse for way in ("auto", "compiled")}

@@ -6,29 +6,20 @@ accepted and both do nothing but integrate. Steady state: both compiled before t
     python benchmarks/hmc_throughput.py [--pairs 7] [--threads 2] [--peer-python .venv-peers/bin/python]
 """
 
-import argparse
 import time
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from _peer import Peer, header, pairs, peer_python, row
+from _peer import Peer, asked, header, pairs, peer_python, row
 from bayesify.engine.denormals import denormals_flushed
 from bayesify.engine.hamiltonian import evaluate, kernel_of, mode_of, transition
 from bayesify.engine.rng import generator
 from bayesify.fitting import make_problem
-from ensemble_training import network
+from ensemble_training import make_data, network
 
 STEPS = 20
 CASES = [(500, 1, 50, 0.9), (500, 8, 25, 1.5), (1_500, 8, 10, 1.5), (500, 64, 4, 1.5), (1_500, 64, 2, 1.5)]
 """Rows, chains, trajectories, the ratio to reach."""
-
-
-def make_data(rows: int) -> tuple[Tensor, Tensor]:
-    rng = generator("cpu", "benchmark")
-    x = torch.randn(rows, 8, generator=rng)
-    return x, torch.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] + 0.1 * torch.randn(rows, generator=rng)
 
 
 def ours(rows: int, chains: int, trajectories: int):
@@ -52,12 +43,7 @@ def ours(rows: int, chains: int, trajectories: int):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peer-python", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = asked(__doc__, 7)
     python = peer_python(options.peer_python)
     if python is None:
         return

@@ -132,12 +132,9 @@ class Vectorised:
             # Before counting: tracing runs the function once more.
             self._make_graph(known, in_dims, theta, rest, leaves)
         with FlopCounterMode(display=False) as counter:
-            if not known.compiled:
-                result = self._evaluate(known, in_dims, theta, rest, leaves)
-            else:  # the counter does not see into machine code
+            if known.compiled:  # the counter does not see into machine code
                 with seeded(0):
                     self._batched(in_dims)(theta, *rest)
-        if known.compiled:
             result = self._evaluate(known, in_dims, theta, rest, leaves)
         known.flops = float(counter.get_total_flops())
         self._known[key] = known  # only now: a call that failed has counted nothing
