@@ -20,10 +20,10 @@ from bayesify.engine.run import Checkpoints, Progress, Run
 from bayesify.engine.vectorise import Way
 from bayesify.errors import BudgetError, DataError, MethodError, suggest
 from bayesify.methods.base import Method, Wrapper, describe
-from bayesify.methods.hmc import HMC, WARM_SHARE
 from bayesify.methods.laplace import Laplace
 from bayesify.methods.map import MAP
 from bayesify.methods.registry import get_method
+from bayesify.methods.sampler import WARM_SHARE, Sampler
 from bayesify.model.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood, StudentT, get_likelihood
 from bayesify.model.network import Network
 from bayesify.model.priors import Prior, get_prior
@@ -205,7 +205,7 @@ def _stages(method: Method, problem: Problem, budget: Budget) -> list[Work]:
         method = method.method
     size, count, settings = problem.num_examples, method.num_particles, asdict(method)  # type: ignore[call-overload]
     training = max(0.0, limit - after)
-    if isinstance(method, HMC):
+    if isinstance(method, Sampler):
         training = 0.0 if problem.pretrained else min(WARM_SHARE * limit, method.warm_start_epochs * size * count)
         after = limit - training
     if isinstance(method, (MAP, Laplace)) and method.epochs is not None:

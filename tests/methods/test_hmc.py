@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from bayesify.data import Data
 from bayesify.engine import hamiltonian
+from bayesify.engine.budget import Meter
 from bayesify.engine.convergence import effective_sample_size
 from bayesify.engine.hamiltonian import energy_error, evaluate, kernel_of, leapfrog
 from bayesify.engine.rng import generator
 from bayesify.engine.run import Checkpoints, Run
+from bayesify.engine.step_size import adapt, start_averaging
 from bayesify.errors import BudgetError, MethodError
-from bayesify.methods.hmc import HMC, adapt, start_tuning
+from bayesify.methods.hmc import HMC
 from bayesify.model.likelihoods import Gaussian
 from bayesify.model.network import Network
 from bayesify.model.priors import Normal
@@ -98,6 +100,30 @@ def test_samples_a_correlated_gaussian(dtype: torch.dtype, temperature: float) -
     assert excess(draws, target) < 1
     assert run.notes["r_hat"] < 1.05
     assert run.notes["warnings"] == []
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_learned_masses_find_the_posterior_and_its_scales(temperature: float) -> None:
+    target = linear(temperature=temperature)
+    method = HMC(num_chains=16, num_draws=200, warm_start_epochs=1, mass="diagonal")
+    run = run_of(target.problem, method, EPOCHS)
+    draws = fitted(target.problem, method, run)
+    assert excess(draws, target) < 1
+    assert run.notes["r_hat"] < 1.05
+
+
+def test_learned_masses_make_scales_alike() -> None:
+    # Known noise, unrelated inputs of very different size: the posterior's scales differ by 100, the prior's do not.
+    x = torch.diag(torch.logspace(0, 2, 6, dtype=torch.float64))
+    network = Network(nn.Linear(6, 1, bias=False).double())
+    problem = Problem(network, Gaussian(scale=1.0), Normal(scale=1.0), Data(x, torch.ones(6, dtype=torch.float64)))
+    steps = []
+    for mass in ("prior", "diagonal"):
+        method = HMC(num_chains=4, mass=mass, warm_start_epochs=1)
+        run = run_of(problem.with_changes(meter=Meter()), method, 4000)
+        method.fit(problem.with_changes(meter=run.meter), run)
+        steps.append(run.notes["leapfrog_steps"])
+    assert 4 * steps[1] < steps[0]
 
 
 def test_the_check_refuses_a_wrong_temperature() -> None:
@@ -190,8 +216,7 @@ def test_prior_scale_is_the_metric() -> None:
 
 @pytest.mark.parametrize("target", [0.6, 0.8])
 def test_dual_averaging_reaches_the_target(target: float) -> None:
-    point = evaluate(kernel_of(smooth_network()), smooth_network().random(64, generator("cpu", 0)))
-    state = start_tuning(point, 0.01)
+    state = start_averaging(torch.full((64,), math.log(0.01), dtype=torch.float64))
     rng = generator("cpu", 4)
     scales = torch.logspace(-1, 1, 64, dtype=torch.float64)  # each chain needs another step size
     for _ in range(500):
@@ -216,11 +241,11 @@ def test_absurd_step_size_is_reported() -> None:
     run = run_of(target.problem, method, 300)
     draws = fitted(target.problem, method, run)
     assert bool((draws == draws[:, :1]).all())
-    assert run.notes["divergences"] == 2 * run.notes["trajectories_per_chain"] > 0
+    assert run.notes["divergences"] == 2 * run.notes["steps_per_chain"] > 0
     assert run.notes["acceptance"] == 0.0
     words = " ".join(run.notes["warnings"])
     assert "diverged" in words
-    assert "chains have not mixed" in words
+    assert "they have not mixed" in words
     assert "accepted" in words
 
 
@@ -291,7 +316,7 @@ def test_draws_are_thinned_to_the_number_asked_for() -> None:
     problem = smooth_network()
     run = run_of(problem, method, 500)
     assert fitted(problem, method, run).shape[1] == 7
-    assert run.notes["trajectories_per_chain"] > 50
+    assert run.notes["steps_per_chain"] > 50
 
 
 def test_batch_normalisation_gets_statistics_per_draw_within_the_budget() -> None:

@@ -23,10 +23,12 @@ class Convergence(NamedTuple):
     """1 when chains agree; above about 1.01 they disagree in location or spread."""
     ess: Array
     """How many independent draws would estimate the mean as well."""
+    ess_tail: Array
+    """The same for the 5% and 95% quantiles, the worse of both."""
 
 
 def convergence(draws: Array) -> Convergence:
-    """Rank-normalised split R-hat and bulk effective sample size.
+    """Rank-normalised split R-hat, bulk and tail effective sample sizes.
 
     Args:
         draws: (K, S, D) with S ≥ 4.
@@ -37,7 +39,8 @@ def convergence(draws: Array) -> Convergence:
     halves = _split(np.asarray(draws, dtype=np.float64))
     folded = np.abs(halves - np.median(halves, axis=(0, 1)))
     scores = _normal_scores(halves)
-    return Convergence(np.maximum(_r_hat(scores), _r_hat(_normal_scores(folded))), _ess(scores))
+    r_hat = np.maximum(_r_hat(scores), _r_hat(_normal_scores(folded)))
+    return Convergence(r_hat, _ess(scores), _tail_ess(halves))
 
 
 def effective_sample_size(draws: Array) -> Array:
@@ -78,6 +81,15 @@ def _ess(draws: Array) -> Array:
         correlation = 1 - (within - covariance) / total
     correlation[0] = 1.0
     return np.array([chains * length / _correlation_time(rho, chains * length) for rho in correlation.T])
+
+
+def _tail_ess(draws: Array) -> Array:
+    """Of the indicators of the outer twentieths; NaN only where neither ever changes."""
+    bounds = np.quantile(draws, (0.05, 0.95), axis=(0, 1))
+    tails = np.stack([_ess((draws <= bound).astype(np.float64)) for bound in bounds])
+    both = np.isnan(tails).all(axis=0)
+    result: Array = np.where(both, np.nan, np.fmin(tails[0], tails[1]))
+    return result
 
 
 def _autocovariance(draws: Array) -> Array:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bayesify.engine.chains import Info
 from bayesify.engine.compiled import Fused
 from bayesify.model.network import Mode
 from bayesify.model.problem import Problem
@@ -30,19 +31,11 @@ class Point(NamedTuple):
     log_prior: Tensor  # (K,)
 
 
-class Info(NamedTuple):
-    """What a trajectory did."""
-
-    acceptance: Tensor  # (K,) probability; 0 where the energy is not finite
-    energy_error: Tensor  # (K,) ΔH
-    divergent: Tensor  # (K,)
-
-
 class Kernel(NamedTuple):
     """The density and its geometry."""
 
     problem: Problem
-    scale: Tensor  # (P,) s
+    scale: Tensor  # (P,) s, or (K, P)
     mode: Mode
     kick: Fused
     """(θ, v, ∇ log likelihood, ε s, weight) → θ of the step after, v, ∇ log p: the second and third of (1)."""

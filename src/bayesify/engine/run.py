@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from bayesify.data import Data
 from bayesify.engine.budget import Meter
@@ -218,8 +219,9 @@ class Run:
         self._start, self._start_seconds = metadata["start"], metadata["start_seconds"]
         self.limit, self.finished = metadata["limit"], metadata["finished"]
         self.notes.update(metadata["notes"])
-        fields = [tensors[name].to(self.device) for name in _names(state)]
-        return type(state)(*fields)
+        named, shape = _named(state)
+        restored: StateT = pytree.tree_unflatten([tensors[name].to(self.device) for name in named], shape)
+        return restored
 
     def finish(self, state: tuple[Any, ...]) -> None:
         """Saves the phase's last state; a resumed run will find `finished` true and must not repeat its work."""
@@ -227,15 +229,14 @@ class Run:
         self.save(state)
 
     def save(self, state: tuple[Any, ...]) -> None:
-        """Saves a NamedTuple of tensors every half minute; does nothing without a checkpoint folder."""
+        """Saves a nest of NamedTuples of tensors every half minute; does nothing without a checkpoint folder."""
         path = self._path()
         if path is None or self._checkpoints is None:
             return
         if not self.finished and time.monotonic() - self._saved_at < self._checkpoints.seconds:
             return
         # Cloned, because fields may share memory, which the file format has no way to say.
-        fields = zip(_names(state), state, strict=True)
-        tensors = {name: value.contiguous().clone() for name, value in fields}
+        tensors = {name: value.contiguous().clone() for name, value in _named(state)[0].items()}
         tensors |= {"rng": self.rng.get_state(), "layers_rng": torch.get_rng_state()}
         metadata = {
             "fingerprint": self._checkpoints.fingerprint,
@@ -258,5 +259,7 @@ class Run:
         return self._checkpoints.folder / (self.name.replace("/", "--") + ".safetensors")
 
 
-def _names(state: tuple[Any, ...]) -> tuple[str, ...]:
-    return type(state)._fields  # type: ignore[attr-defined,no-any-return]
+def _named(state: Any) -> tuple[dict[str, Tensor], pytree.TreeSpec]:
+    """The tensors by the path that leads to them, and what is needed to put them back."""
+    leaves, shape = pytree.tree_flatten_with_path(state)
+    return {pytree.keystr(path).lstrip("."): leaf for path, leaf in leaves}, shape

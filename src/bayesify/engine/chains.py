@@ -1,0 +1,96 @@
+"""K Markov chains side by side: draws are kept evenly over the budget, and memory does not grow with the steps."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayesify.engine.run import Run
+
+
+class Info(NamedTuple):
+    """What one step did, (K,) each."""
+
+    acceptance: Tensor
+    """Probability; 0 where the energy is not finite, 1 for samplers that accept everything."""
+    energy_error: Tensor
+    """ΔH; 0 for samplers that do not compute it."""
+    divergent: Tensor
+
+
+Step = Callable[[Any, Run], tuple[Any, Info]]
+"""A kernel: the chains' state, a NamedTuple of tensors with a `theta` (K, P), and the run whose generator is used."""
+
+
+class Trace(NamedTuple):
+    """The chains and what they left behind."""
+
+    state: Any
+    draws: Tensor  # (K, S, P), filled as far as `kept`
+    kept: Tensor  # ()
+    steps: Tensor  # ()
+    acceptance: Tensor  # (K,) sum over steps
+    squared_error: Tensor  # (K,) sum over steps that did not diverge
+    divergences: Tensor  # (K,)
+
+    @property
+    def theta(self) -> Tensor:
+        """The kept draws, chain by chain, (K kept, P)."""
+        return self.draws[:, : int(self.kept)].flatten(0, 1)
+
+    def summary(self) -> dict[str, Any]:
+        """How the steps went, for the diagnostics."""
+        count = max(1, int(self.steps) * len(self.acceptance))
+        return {
+            "acceptance": float(self.acceptance.sum()) / count,
+            "divergences": int(self.divergences.sum()),
+            "energy_error": float(self.squared_error.sum() / count) ** 0.5,
+            "steps_per_chain": int(self.steps),
+            "draws_per_chain": int(self.kept),
+        }
+
+
+def start_trace(state: Any, num_draws: int) -> Trace:
+    """An empty buffer for `num_draws` draws of each chain."""
+    chains, size = state.theta.shape
+    draws = state.theta.new_zeros(chains, num_draws, size)
+    none = torch.zeros((), dtype=torch.int64, device=draws.device)
+    zeros = torch.zeros(chains, dtype=torch.float64, device=draws.device)
+    return Trace(state, draws, none, none.clone(), zeros, zeros.clone(), zeros.clone())
+
+
+def keep(trace: Trace) -> Trace:
+    """Adds the chains' positions to the draws."""
+    trace.draws[:, int(trace.kept)] = trace.state.theta  # in place: a copy of the buffer per draw would be quadratic
+    return trace._replace(kept=trace.kept + 1)
+
+
+def advance(trace: Trace, state: Any, info: Info, run: Run) -> Trace:
+    """Counts a step and keeps a draw where one is due."""
+    error = torch.where(info.divergent, 0.0, info.energy_error)
+    trace = trace._replace(
+        state=state,
+        steps=trace.steps + 1,
+        acceptance=trace.acceptance + info.acceptance,
+        squared_error=trace.squared_error + error.double().square(),
+        divergences=trace.divergences + info.divergent,
+    )
+    # By the share of the budget, not by count: how long a step takes is not known beforehand.
+    due = run.fraction * trace.draws.shape[1] >= int(trace.kept) + 0.5
+    return keep(trace) if due else trace
+
+
+def sample(step: Step, run: Run, state: Any, num_draws: int, cost: float) -> Trace:
+    """Steps as long as the run affords one of `cost` gradient evaluations; at least one draw is kept."""
+    trace = run.restore(start_trace(state, num_draws))
+    if run.finished:
+        return trace
+    while run.affords(cost):
+        state, info = step(trace.state, run)
+        trace = advance(trace, state, info, run)
+        run.save(trace)
+        run.show_progress()
+    trace = trace if int(trace.kept) else keep(trace)
+    run.finish(trace)
+    return trace
