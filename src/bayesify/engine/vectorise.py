@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from bayesify.engine.calls import call_quickly
 from bayesify.engine.compiled import compiled
 from bayesify.engine.graph import leave_out_trivial
 from bayesify.engine.inference import make_cheaper
@@ -193,15 +194,17 @@ class Vectorised:
         graph = self._trace(in_dims, theta, rest, leaves)
         if graph is None:
             return
+        if self.wants_compile():
+            package = compiled(graph, (theta, *leaves))
+            if self._on_compile is not None:
+                self._on_compile(package.seconds, package.refused)
+            if package.function is not None:
+                known.graph, known.compiled = package.function, True
+                return
+        call_quickly(graph)
+        graph.recompile()
         # GraphModule.__call__ walks Module machinery; the generated forward is the bare function.
         known.graph = graph.forward
-        if not self.wants_compile():
-            return
-        package = compiled(graph, (theta, *leaves))
-        if self._on_compile is not None:
-            self._on_compile(package.seconds, package.refused)
-        if package.function is not None:
-            known.graph, known.compiled = package.function, True
 
     def _batched(self, in_dims: tuple[int | None, ...]) -> Function:
         function = grad_and_value(self._function, has_aux=True) if self._gradient else self._function
