@@ -77,14 +77,16 @@ def targets(graph: GraphModule) -> list[object]:
     return [node.target for node in graph.graph.nodes]
 
 
-def test_products_of_long_batches_take_their_bias_along_and_activations_are_in_place() -> None:
+def test_products_of_long_batches_are_transposed_and_what_follows_is_in_place() -> None:
     graph, _ = graph_of(networks()["mlp"], LONG)
     assert aten.relu.default in targets(graph)
     make_cheaper(graph, transposed=True)
     found = targets(graph)
-    assert found.count(aten.baddbmm.default) == 3
+    assert [found.count(target) for target in (aten.bmm.default, aten.add_.Tensor)] == [3, 3]
     assert {aten.relu_.default, aten.tanh_.default} <= set(found)
-    assert not {aten.relu.default, aten.bmm.default, aten.add.Tensor} & set(found)
+    assert not {aten.relu.default, aten.tanh.default, aten.add.Tensor} & set(found)
+    products = [node for node in graph.graph.nodes if node.target is aten.bmm.default]
+    assert all(len(node.users) == 1 and next(iter(node.users)).target is aten.transpose.int for node in products)
 
 
 def test_short_batches_keep_their_layout() -> None:

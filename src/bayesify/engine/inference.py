@@ -53,32 +53,12 @@ def _transpose(graph: Graph, node: Node) -> None:
     left, right = node.args
     assert isinstance(left, Node)
     assert isinstance(right, Node)
-    added = _bias_of(node)
-    replaced = next(iter(node.users)) if added is not None else node
-    with graph.inserting_before(replaced):
-        factors = (_turned(graph, right), _turned(graph, left))
-        if added is None:
-            product = graph.call_function(aten.bmm.default, factors)
-        else:
-            product = graph.call_function(aten.baddbmm.default, (_turned(graph, added), *factors))
+    with graph.inserting_before(node):
+        product = graph.call_function(aten.bmm.default, (_turned(graph, right), _turned(graph, left)))
         result = graph.call_function(aten.transpose.int, (product, 1, 2))
-    result.meta = dict(replaced.meta)
-    replaced.replace_all_uses_with(result)
-    graph.erase_node(replaced)
-    if replaced is not node:
-        graph.erase_node(node)
-
-
-def _bias_of(node: Node) -> Node | None:
-    """What is added to the product and to nothing else, if it is one number for every column."""
-    user = next(iter(node.users))
-    if len(node.users) > 1 or user.target is not aten.add.Tensor or user.kwargs:
-        return None
-    other = next((own for own in user.args if own is not node), None)
-    if not isinstance(other, Node) or _value(other).dtype != _value(node).dtype:
-        return None
-    size, _, columns = _value(node).shape
-    return other if _value(other).shape == (size, 1, columns) else None
+    result.meta = dict(node.meta)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
 
 
 def _turned(graph: Graph, node: Node) -> Node:

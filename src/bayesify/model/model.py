@@ -1,5 +1,6 @@
 """A network and a likelihood, evaluated for K particles: all that prediction needs."""
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,25 +53,27 @@ class Model:
         network = self.split(theta)[0]
         num_draws, total = len(theta), num_rows(inputs)
         chunk = self._chunking.choose(inputs, num_draws)
+        measured = self._chunking.is_measured(inputs)
         result = None
         with torch.no_grad():
-            if self._chunking.is_measured(inputs) and num_draws <= chunk.draws and total <= chunk.rows:
-                return self._chunk(network, inputs, buffers, meter)
-            for draws in pieces(num_draws, chunk.draws):
-                own = {name: value[draws] for name, value in buffers.items()}
-                for rows in pieces(total, chunk.rows):
-                    some = pytree.tree_map(lambda leaf, rows=rows: leaf[rows], inputs)
-                    part = self._chunk(network[draws], some, own, meter)
+            if measured and num_draws <= chunk.draws and total <= chunk.rows:
+                return self._chunk(network, inputs, buffers, meter, measured)
+            for rows in pieces(total, chunk.rows):
+                some = pytree.tree_map(operator.itemgetter(rows), inputs)
+                for draws in pieces(num_draws, chunk.draws):
+                    own = {name: value[draws] for name, value in buffers.items()}
+                    part = self._chunk(network[draws], some, own, meter, measured)
+                    measured = True
                     if result is None:
                         result = part.new_empty((num_draws, total, part.shape[-1]))
                     result[draws, rows] = part
         assert result is not None  # there is at least one draw and one row
         return result
 
-    def _chunk(self, network: Tensor, inputs: Any, buffers: Buffers, meter: Meter | None) -> Tensor:
-        """Outputs of some draws on some rows, at once."""
+    def _chunk(self, network: Tensor, inputs: Any, buffers: Buffers, meter: Meter | None, measured: bool) -> Tensor:
+        """Outputs of some draws on some rows, at once; what it holds is measured where that is not known."""
         evaluate = self._long_outputs if num_rows(inputs) >= LONG else self._outputs
-        if self._chunking.is_measured(inputs):
+        if measured:
             part, flops = evaluate((0, None), network, buffers, inputs)
         else:
             with Watched() as watched:
