@@ -20,7 +20,7 @@ MEMORY_ELEMENTS = 2**23
 """D · B · E never exceeded, as long as one row of one draw fits: tens of megabytes."""
 GPU_ELEMENTS = 2**26
 """Aimed at on other devices, which need more work at a time; also their limit."""
-LONG_ROWS = 512
+LONG_ROWS = 1024
 """Rows that are not cut for the sake of more draws at a time: each weight read then serves as many."""
 FEW_ROWS = 16
 """Rows below which the cache is not worth the calls."""

@@ -14,7 +14,7 @@ from bayesify.engine.budget import Meter
 from bayesify.engine.inference import LONG
 from bayesify.engine.vectorise import Vectorised, Way
 from bayesify.errors import BayesifyError, ModelError
-from bayesify.model.chunks import LONG_ROWS, Chunking, Watched, pieces
+from bayesify.model.chunks import Chunking, Watched, pieces
 from bayesify.model.likelihoods import Likelihood
 from bayesify.model.network import Buffers, Mode, Network
 
@@ -22,6 +22,8 @@ CHUNK_ELEMENTS = 2**23
 """Activations are kept below about this many numbers per layer by chunking rows: tens of megabytes."""
 CACHED_ELEMENTS = 2**19
 """Aimed at per layer where all rows are gone through for every gradient: 2 MB of float32, a second-level cache."""
+BLOCK_ROWS = 512
+"""Rows that blocks of gradients are not cut below: half of what prediction takes, as the activations are kept."""
 
 
 class Model:
@@ -87,7 +89,7 @@ class Model:
 
     def block_rows(self, num_particles: int) -> int:
         """Rows whose gradients are taken at a time: activations stay in cache, as long as blocks are not short."""
-        return min(self.rows_at_once(num_particles), max(LONG_ROWS, CACHED_ELEMENTS // (self._width * num_particles)))
+        return min(self.rows_at_once(num_particles), max(BLOCK_ROWS, CACHED_ELEMENTS // (self._width * num_particles)))
 
     def rows_at_once(self, num_particles: int) -> int:
         """How many rows keep the activations of all particles within the chunk size."""
