@@ -3,7 +3,6 @@
 import hashlib
 import resource
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +13,13 @@ from torch.utils import _pytree as pytree
 from bayesify.data import MINIMUM_VALIDATION, Data, as_data
 from bayesify.engine.budget import Budget, Meter
 from bayesify.engine.denormals import denormals_flushed
-from bayesify.engine.preflight import Estimate, Work, check_memory, estimate_of
+from bayesify.engine.preflight import Estimate, check_memory, estimate_of
 from bayesify.engine.rng import generator, seed_of, seeded
 from bayesify.engine.run import Checkpoints, Progress, Run
 from bayesify.engine.vectorise import Way
 from bayesify.errors import BudgetError, DataError, MethodError, suggest
-from bayesify.methods.base import Method, Wrapper, describe
-from bayesify.methods.laplace import Laplace
-from bayesify.methods.map import MAP
+from bayesify.methods.base import Method, describe
 from bayesify.methods.registry import get_method
-from bayesify.methods.sampler import WARM_SHARE, Sampler
 from bayesify.model.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood, StudentT, get_likelihood
 from bayesify.model.network import Network
 from bayesify.model.priors import Prior, get_prior
@@ -187,34 +183,17 @@ def estimate(
     problem = make_problem(model, data, validation=held_out, **options)
     check_model(problem)
     budget = _budget(budget)
+    particles, size = chosen.num_particles, problem.num_examples
     if budget.seconds is None:
-        return estimate_of(problem, _stages(chosen, problem, budget), chosen.memory(problem))
+        stages = chosen.stages(problem, budget.limit(size, particles))
+        return estimate_of(problem, stages, chosen.memory(problem))
     # What a time affords follows from the time that some work takes.
-    usual = estimate_of(problem, _stages(chosen, problem, DEFAULT_BUDGET), chosen.memory(problem))
+    stages = chosen.stages(problem, DEFAULT_BUDGET.limit(size, particles))
+    usual = estimate_of(problem, stages, chosen.memory(problem))
     share = budget.seconds / usual.seconds
     return usual._replace(
         gradient_evaluations=share * usual.gradient_evaluations, flops=share * usual.flops, seconds=budget.seconds
     )
-
-
-def _stages(method: Method, problem: Problem, budget: Budget) -> list[Work]:
-    """What most of a fit consists of: training, then sampling or curvature where there is any."""
-    limit = budget.limit(problem.num_examples, method.num_particles)
-    after = method.post_hoc_cost(problem) if method.is_post_hoc else 0.0
-    while isinstance(method, Wrapper):
-        method = method.method
-    size, count, settings = problem.num_examples, method.num_particles, asdict(method)  # type: ignore[call-overload]
-    training = max(0.0, limit - after)
-    if isinstance(method, Sampler):
-        training = 0.0 if problem.pretrained else min(WARM_SHARE * limit, method.warm_start_epochs * size * count)
-        after = limit - training
-    if isinstance(method, (MAP, Laplace)) and method.epochs is not None:
-        training = min(training, method.epochs * size)
-    if problem.pretrained and method.is_post_hoc:
-        training = 0.0
-    block = min(size, problem.model.rows_at_once(count))
-    stages = [Work(count, min(settings["batch_size"], size), training), Work(count, block, after)]
-    return [stage for stage in stages if stage.evaluations > 0]
 
 
 def _budget(budget: Budget | None) -> Budget:

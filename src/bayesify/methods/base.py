@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple
 
+from bayesify.engine.preflight import Work
 from bayesify.engine.run import Run
 from bayesify.errors import MethodError
 from bayesify.model.problem import Problem
@@ -82,6 +83,25 @@ class Method(ABC):
         """Gradient evaluations that a post-hoc method needs once the mode is known: by default one per example."""
         return float(problem.num_examples)
 
+    def training(self, problem: Problem, limit: float) -> float:
+        """Of `limit` gradient evaluations, those that training by minibatches would use: by default all."""
+        del problem
+        return limit
+
+    def stages(self, problem: Problem, limit: float, after: float | None = None) -> list[Work]:
+        """What most of a fit within `limit` gradient evaluations consists of, for estimates of its cost.
+
+        Args:
+            problem: what is fitted.
+            limit: the budget.
+            after: what follows training, with all the data; None is the post-hoc cost where there is any.
+        """
+        if after is None:
+            after = self.post_hoc_cost(problem) if self.is_post_hoc else 0.0
+        finished = self.is_post_hoc and problem.pretrained
+        training = 0.0 if finished else self.training(problem, max(0.0, limit - after))
+        return stages_of(self, problem, training, after)
+
     def memory(self, problem: Problem) -> float:
         """Predicted peak bytes beyond the data and the model: by default eight vectors per particle."""
         return 8.0 * self.num_particles * problem.num_parameters * problem.network.initial.element_size()
@@ -117,9 +137,27 @@ class Wrapper(Method):
         """The method's."""
         return self.method.post_hoc_cost(problem)
 
+    def training(self, problem: Problem, limit: float) -> float:
+        """The method's."""
+        return self.method.training(problem, limit)
+
+    def stages(self, problem: Problem, limit: float, after: float | None = None) -> list[Work]:
+        """The method's, with what the wrapper does after it."""
+        own = self.post_hoc_cost(problem) if self.is_post_hoc else 0.0
+        return self.method.stages(problem, limit, own if after is None else after)
+
     def memory(self, problem: Problem) -> float:
         """The method's."""
         return self.method.memory(problem)
+
+
+def stages_of(method: Method, problem: Problem, training: float, after: float) -> list[Work]:
+    """Training by the method's minibatches, then work with blocks of all the data; stages of no work are left out."""
+    size, count = problem.num_examples, method.num_particles
+    batch = dataclasses.asdict(method)["batch_size"]  # type: ignore[call-overload]
+    block = min(size, problem.model.rows_at_once(count))
+    stages = [Work(count, min(batch, size), training), Work(count, block, after)]
+    return [stage for stage in stages if stage.evaluations > 0]
 
 
 def require(condition: bool, owner: Method, field: str, allowed: str) -> None:

@@ -137,6 +137,10 @@ class Laplace(Method):
             sizes = [size for slot in slots for size in (slot.shape[0], slot.fan_in + 1)]
         return 8.0 * (16 * problem.num_parameters + 5 * sum(size**2 for size in sizes))
 
+    def training(self, problem: Problem, limit: float) -> float:
+        """At most `epochs`."""
+        return limit if self.epochs is None else min(limit, self.epochs * problem.num_examples)
+
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """Trains, expands to second order, tunes."""
         if not isinstance(self.prior_precision, str):

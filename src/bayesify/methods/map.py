@@ -56,6 +56,10 @@ class MAP(Method):
         """One."""
         return 1
 
+    def training(self, problem: Problem, limit: float) -> float:
+        """At most `epochs`."""
+        return limit if self.epochs is None else min(limit, self.epochs * problem.num_examples)
+
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """A single particle."""
         cost = None if self.epochs is None else self.epochs * problem.num_examples

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from bayesify.engine.chains import Trace
 from bayesify.engine.optimise import Schedule, optimise
+from bayesify.engine.preflight import Work
 from bayesify.engine.run import Run
 from bayesify.errors import BudgetError
-from bayesify.methods.base import Method, describe, require, require_positive
+from bayesify.methods.base import Method, describe, require, require_positive, stages_of
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Particles, Posterior
 from bayesify.posterior.draws import Draws
@@ -79,6 +80,17 @@ class Sampler(Method):
     def minimum(self, problem: Problem) -> float:
         """Gradient evaluations below which nothing could move: by default some of all data for every chain."""
         return float(MINIMUM_GRADIENTS * problem.num_examples * self.num_chains)
+
+    def training(self, problem: Problem, limit: float) -> float:
+        """The warm start."""
+        if problem.pretrained:
+            return 0.0
+        return min(WARM_SHARE * limit, self.warm_start_epochs * problem.num_examples * self.num_chains)
+
+    def stages(self, problem: Problem, limit: float, after: float | None = None) -> list[Work]:
+        """The warm start, then sampling with all the data."""
+        training = self.training(problem, limit)
+        return stages_of(self, problem, training, limit - training)
 
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """Warm start, tuning and sampling, diagnostics."""
