@@ -91,3 +91,10 @@ def test_kronecker_takes_memory_of_its_factors() -> None:
     )
     draws = covariance.sample(1, torch.Generator().manual_seed(0))
     assert abs(float(draws.std()) - 2.0) < 2.0 * critical_value() / math.sqrt(2 * size**2)
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (1, 15), (3, 65_536), (1, 131_077), (2, 65_543), (2, 81_920), (1, 65_553)])
+def test_noise_made_in_pieces_is_the_noise_made_at_once(shape: tuple[int, int]) -> None:
+    covariance = Diagonal(torch.ones(shape[1]))
+    found = covariance.white(shape[0], torch.Generator().manual_seed(3))
+    assert torch.equal(found, torch.randn(shape, generator=torch.Generator().manual_seed(3)))

@@ -11,6 +11,7 @@ no backward pass.
 Cost: one forward pass, C backward passes unless only the last layer is uncertain, and the products (1).
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -20,12 +21,15 @@ from bayesify.covariance import Block
 from bayesify.curvature.factored import Pass
 from bayesify.curvature.layers import Layer, Layers
 
+PIECE_ELEMENTS = 2**21
+"""Numbers of scaled draws at a time: a few megabytes that the allocator hands out again without a page fault."""
+
 
 class _Drawn(NamedTuple):
     """One layer, ready for its gradients."""
 
     inputs: Tensor  # (B, T, in), in the basis of the draws
-    draws: Tensor  # (S, out, in)
+    draws: Tensor | None  # (S, out, in), where G_c is formed
     pushed: Tensor | None  # (S, B, T, out), W a where that is cheaper than G_c
     left: Tensor | None  # what is left to do to g_c
 
@@ -53,11 +57,10 @@ def changes(forward: Pass, blocks: list[Block], white: Tensor) -> Tensor:
     result = outputs.new_zeros(len(white), *outputs.shape)
     hidden: dict[int, _Drawn] = {}
     for i, (layer, block, a) in enumerate(zip(forward.layers.layers, blocks, forward.inputs, strict=True)):
-        draws = white[:, block.places].reshape(-1, *block.variance.shape) * block.variance.sqrt()
         if layer.is_output:
-            result += _last(block, a[:, 0], draws)
+            result += torch.cat([_last(block, a[:, 0], draws) for draws in _pieces(block, white)])
         else:
-            hidden[i] = _drawn(layer, block, a, draws, outputs.shape[1])
+            hidden[i] = _drawn(layer, block, a, white, outputs.shape[1])
     if hidden:
         for c in range(outputs.shape[1]):
             pulled = forward.pull(_unit(outputs, c))
@@ -103,22 +106,32 @@ def _last(block: Block, a: Tensor, draws: Tensor) -> Tensor:
     return pushed.transpose(0, 1)
 
 
-def _drawn(layer: Layer, block: Block, a: Tensor, draws: Tensor, num_outputs: int) -> _Drawn:
-    num_draws, size_out, size_in = draws.shape
+def _pieces(block: Block, white: Tensor) -> Iterator[Tensor]:
+    """√V ∘ ε of a layer for some draws after others, each (S_piece, out, in)."""
+    root = block.variance.sqrt()
+    for part in white.split(max(1, PIECE_ELEMENTS // root.numel())):
+        yield part[:, block.places].reshape(-1, *root.shape) * root
+
+
+def _drawn(layer: Layer, block: Block, a: Tensor, white: Tensor, num_outputs: int) -> _Drawn:
+    num_draws, (size_out, size_in) = len(white), block.variance.shape
     rows = a.shape[0] * a.shape[1]
-    left = block.left
-    if left is not None and num_outputs * rows > num_draws * size_in:
-        draws, left = left @ draws, None
-    if block.right is not None:
-        if rows <= num_draws * size_out:
-            a = a @ block.right
-        else:
-            draws = draws @ block.right.mT
-    pushed = None
-    if not _forms(layer, num_outputs, num_draws):
-        flat = a.flatten(0, 1) @ draws.flatten(0, 1).mT  # (B T, S out)
-        pushed = flat.reshape(*a.shape[:2], num_draws, size_out).permute(2, 0, 1, 3)
-    return _Drawn(a, draws, pushed, left)
+    left_first = block.left is not None and num_outputs * rows > num_draws * size_in
+    right_last = block.right is not None and rows <= num_draws * size_out
+    if right_last:
+        a = _times(a, block.right)
+
+    def turned(draws: Tensor) -> Tensor:
+        if block.left is not None and left_first:
+            draws = block.left @ draws
+        return draws if block.right is None or right_last else draws @ block.right.mT
+
+    left = None if left_first else block.left
+    draws = map(turned, _pieces(block, white))
+    if _forms(layer, num_outputs, num_draws):
+        return _Drawn(a, torch.cat(list(draws)), None, left)
+    flat = torch.cat([a.flatten(0, 1) @ piece.flatten(0, 1).mT for piece in draws], dim=1)  # (B T, S out)
+    return _Drawn(a, None, flat.reshape(*a.shape[:2], num_draws, size_out).permute(2, 0, 1, 3), left)
 
 
 def _change(drawn: _Drawn, g: Tensor) -> Tensor:
@@ -126,6 +139,7 @@ def _change(drawn: _Drawn, g: Tensor) -> Tensor:
     g = _times(g, drawn.left)
     if drawn.pushed is not None:
         return torch.einsum("sbto,bto->sb", drawn.pushed, g)
+    assert drawn.draws is not None
     return drawn.draws.flatten(1) @ torch.bmm(g.mT, drawn.inputs).flatten(1).mT
 
 

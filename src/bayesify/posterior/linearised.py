@@ -219,7 +219,7 @@ class Linearised(Posterior):
         network, buffers = self._network_and_buffers()
         if factored is not None:
             layers, blocks = factored
-            num_outputs = self.model.outputs(self.mean[None], _first(inputs), self.buffers).shape[-1]
+            num_outputs = self._num_outputs(inputs)
             if num_pulls(layers, num_outputs) <= len(white):
                 parts = []
                 for chunk in chunk_inputs(inputs, rows_per_chunk(elements_per_row(layers, num_outputs, len(white)))):
@@ -227,6 +227,11 @@ class Linearised(Posterior):
                     parts.append(changes(point, blocks, white) + point.outputs.detach())
                 return torch.cat(parts, dim=1)
         return self._tangents(self.covariance.coloured(white), inputs)
+
+    def _num_outputs(self, inputs: Any) -> int:
+        network, buffers = self._network_and_buffers()
+        with torch.no_grad():
+            return self.model.network(network, buffers, _first(inputs), Mode.PREDICT).shape[-1]
 
     def _tangents(self, change: Tensor, inputs: Any) -> Tensor:
         """f_lin at S changes of the parameters (S, P_network), in forward mode."""
