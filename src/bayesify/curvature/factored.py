@@ -25,14 +25,28 @@ from bayesify.model.problem import Problem
 SINGLE = (Way.TRACED, Way.EAGER)
 """Ways that insist on one example at a time, vectorised; the others leave it open, or are plain autograd as this is."""
 
+CACHE_ELEMENTS, MIN_ROWS = 2**19, 32
+"""Layers' outputs at a time, for which a backward pass finds most of what it reads in the cache; and how few rows are
+worth the calls."""
+
 
 class Pass(NamedTuple):
     """One forward pass, ready for backward ones."""
 
     layers: Layers
     outputs: Tensor  # (B, C), with their graph
-    inputs: list[Tensor]  # per layer (B, T, in)
+    weights: Tensor  # (P_network,)
+    received: list[list[Tensor]]  # per layer and call, its inputs
     shifts: list[list[Tensor]]
+
+    def columns(self) -> list[Tensor]:
+        """Every layer's inputs (B, T, in), formed at each call."""
+        pairs = zip(self.layers.layers, self.received, strict=True)
+        return [joined_inputs(layer, own, len(self.outputs)) for layer, own in pairs]
+
+    def gradient(self, cotangent: Tensor) -> Tensor:
+        """(B, C) → the gradient in the weights (P_network,), of a pass that wanted it."""
+        return torch.autograd.grad(self.outputs, self.weights, cotangent, retain_graph=True)[0]
 
     def pull(self, cotangent: Tensor) -> list[Tensor]:
         """(B, C) → every layer's output gradients (B, T, out)."""
@@ -53,7 +67,9 @@ class Part(NamedTuple):
     log_likelihood: Tensor  # (B,)
 
 
-def forward(network: Network, layers: Layers, weights: Tensor, buffers: Buffers, inputs: Inputs) -> Pass:
+def forward(
+    network: Network, layers: Layers, weights: Tensor, buffers: Buffers, inputs: Inputs, gradient: bool = False
+) -> Pass:
     """Runs a batch.
 
     Args:
@@ -62,12 +78,13 @@ def forward(network: Network, layers: Layers, weights: Tensor, buffers: Buffers,
         weights: (P_network,).
         buffers: {name: (...)} of this particle.
         inputs: a pytree of (B, ...) tensors.
+        gradient: whether `Pass.gradient` will be asked for.
     """
+    weights = weights.detach().requires_grad_(gradient)
     with torch.enable_grad(), hooked(layers.layers) as calls:
-        outputs = network(weights.detach(), buffers, inputs, Mode.PREDICT)
-    pairs = zip(layers.layers, calls.inputs, strict=True)
-    columns = [joined_inputs(layer, [value.detach() for value in own], len(outputs)) for layer, own in pairs]
-    return Pass(layers, outputs, columns, calls.shifts)
+        outputs = network(weights, buffers, inputs, Mode.PREDICT)
+    received = [[value.detach() for value in own] for own in calls.inputs]
+    return Pass(layers, outputs, weights, received, calls.shifts)
 
 
 def for_each_part(
@@ -90,12 +107,14 @@ def for_each_part(
 
     def run(chunk: Data) -> None:
         directions = draw_directions(vectors, chunk.num_examples, weights, rng)
-        part = forward(problem.network, layers, weights, buffers, chunk.inputs)
+        part = forward(problem.network, layers, weights, buffers, chunk.inputs, vectors.gradient)
         consume(Part(part, *vmap(cotangents)(part.outputs.detach(), chunk.targets, directions)))
 
     flops_per_row = None
     elements = sum(layer.elements for layer in layers.layers) + vectors.per_example * vectors.num_outputs
-    for chunk in problem.data.chunks(rows_per_chunk(elements)):
+    activations = sum(shape.numel() for layer in layers.layers for shape in layer.shapes)
+    at_once = min(rows_per_chunk(elements), max(MIN_ROWS, CACHE_ELEMENTS // max(1, activations)))
+    for chunk in problem.data.chunks(at_once):
         if flops_per_row is None:
             with FlopCounterMode(display=False) as counter:
                 run(chunk)

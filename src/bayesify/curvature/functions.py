@@ -53,10 +53,10 @@ def elements_per_row(layers: Layers, num_outputs: int, num_draws: int) -> int:
 
 def changes(forward: Pass, blocks: list[Block], white: Tensor) -> Tensor:
     """J Δθ for the draws of `Covariance.white`, (S, P): (S, B, C)."""
-    outputs = forward.outputs.detach()
+    outputs, columns = forward.outputs.detach(), forward.columns()
     result = outputs.new_zeros(len(white), *outputs.shape)
     hidden: dict[int, _Drawn] = {}
-    for i, (layer, block, a) in enumerate(zip(forward.layers.layers, blocks, forward.inputs, strict=True)):
+    for i, (layer, block, a) in enumerate(zip(forward.layers.layers, blocks, columns, strict=True)):
         if layer.is_output:
             result += torch.cat([_last(block, a[:, 0], draws) for draws in _pieces(block, white)])
         else:
@@ -71,10 +71,10 @@ def changes(forward: Pass, blocks: list[Block], white: Tensor) -> Tensor:
 
 def variances(forward: Pass, blocks: list[Block]) -> Tensor:
     """The diagonal of J Σ Jᵀ, (B, C)."""
-    outputs = forward.outputs.detach()
+    outputs, columns = forward.outputs.detach(), forward.columns()
     result = torch.zeros_like(outputs)
     hidden = []
-    for i, (layer, block, a) in enumerate(zip(forward.layers.layers, blocks, forward.inputs, strict=True)):
+    for i, (layer, block, a) in enumerate(zip(forward.layers.layers, blocks, columns, strict=True)):
         if layer.is_output:
             along = _times(a[:, 0], block.right).square() @ block.variance.mT
             result += along if block.left is None else along @ block.left.square().mT
@@ -84,7 +84,7 @@ def variances(forward: Pass, blocks: list[Block]) -> Tensor:
         for c in range(outputs.shape[1]):
             pulled = forward.pull(_unit(outputs, c))
             for i in hidden:
-                result[:, c] += _variance(blocks[i], forward.inputs[i], pulled[i])
+                result[:, c] += _variance(blocks[i], columns[i], pulled[i])
     return result
 
 
@@ -109,8 +109,9 @@ def _last(block: Block, a: Tensor, draws: Tensor) -> Tensor:
 def _pieces(block: Block, white: Tensor) -> Iterator[Tensor]:
     """√V ∘ ε of a layer for some draws after others, each (S_piece, out, in)."""
     root = block.variance.sqrt()
-    for part in white.split(max(1, PIECE_ELEMENTS // root.numel())):
-        yield part[:, block.places].reshape(-1, *root.shape) * root
+    at_once = max(1, PIECE_ELEMENTS // root.numel())
+    for start in range(0, len(white), at_once):
+        yield white[start : start + at_once, block.places].reshape(-1, *root.shape) * root
 
 
 def _drawn(layer: Layer, block: Block, a: Tensor, white: Tensor, num_outputs: int) -> _Drawn:

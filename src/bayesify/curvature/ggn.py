@@ -97,20 +97,19 @@ def _add_up(
 
     def add(part: Part) -> None:
         log_likelihood.add_(part.log_likelihood.double().sum())
+        columns = part.forward.columns()
         single: dict[int, Tensor] = {}  # Σ_r g² where there is one position
         for cotangent in part.cotangents[:, : vectors.num_fisher].unbind(1):
             for i, g in enumerate(part.forward.pull(cotangent)):
                 if g.shape[1] == 1:
                     single[i] = g[:, 0].square() + single.get(i, 0.0)
                 else:
-                    squares = torch.bmm(g.mT, part.forward.inputs[i]).square_().sum(0)
+                    squares = torch.bmm(g.mT, columns[i]).square_().sum(0)
                     total[found.layers[i].order] += squares.flatten()
         for i, squares in single.items():
-            total[found.layers[i].order] += (squares.mT @ part.forward.inputs[i][:, 0].square()).flatten()
+            total[found.layers[i].order] += (squares.mT @ columns[i][:, 0].square()).flatten()
         if vectors.gradient:
-            pulled = part.forward.pull(part.cotangents[:, -1])
-            for layer, a, g in zip(found.layers, part.forward.inputs, pulled, strict=True):
-                gradient[layer.order] += (g.flatten(0, 1).mT @ a.flatten(0, 1)).flatten()
+            gradient.add_(part.forward.gradient(part.cotangents[:, -1]))
 
     for_each_part(problem, found, theta, buffers, vectors, rng, add)
     return Sums(log_likelihood, gradient)

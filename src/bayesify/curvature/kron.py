@@ -31,14 +31,12 @@ from bayesify.curvature.fisher import Vectors, cotangents_of, draw_directions
 from bayesify.curvature.ggn import Expansion
 from bayesify.curvature.jacobian import as_batch, rows_per_chunk
 from bayesify.curvature.layers import Layer, Layers, find_layers, hooked, joined_inputs, joined_outputs
+from bayesify.curvature.moments import Rows, moment_of, symmetric
 from bayesify.curvature.spectrum import KroneckerSpectrum, eigen
 from bayesify.data import Data
 from bayesify.engine.vectorise import Vectorised
 from bayesify.model.network import Buffers, Mode
 from bayesify.model.problem import Problem
-
-GRAM_BLOCK = 128
-"""Columns at a time, of a product whose other half is known by symmetry."""
 
 
 class Factors(NamedTuple):
@@ -51,11 +49,11 @@ class Factors(NamedTuple):
 
     def with_inputs(self, a: Tensor) -> "Factors":
         """With the inputs (B T, in) of one chunk more."""
-        return self._replace(inputs=self.inputs.add_(_gram(a)), positions=self.positions + len(a))
+        return self._replace(inputs=self.inputs.add_(symmetric(a)), positions=self.positions + len(a))
 
     def with_outputs(self, g: Tensor) -> "Factors":
         """With output gradients (B T, out), for H."""
-        return self._replace(outputs=self.outputs.add_(_gram(g)))
+        return self._replace(outputs=self.outputs.add_(symmetric(g)))
 
     def with_gradient(self, a: Tensor, g: Tensor) -> "Factors":
         """With inputs and output gradients of the log likelihood."""
@@ -96,28 +94,31 @@ def expand_kronecker(
 def _by_batch(
     problem: Problem, found: Layers, theta: Tensor, buffers: Buffers, vectors: Vectors, rng: torch.Generator
 ) -> tuple[list[Factors], Rest]:
-    factors = [_no_factors(layer, theta) for layer in found.layers]
     rest = _no_rest(found, theta)
+    gradient = theta.new_zeros(sum(len(layer.order) for layer in found.layers), dtype=torch.float64)
+    inputs = [moment_of(layer, theta) for layer in found.layers]
+    outputs = [Rows(layer.num_outputs, theta) for layer in found.layers]
+    positions = [0] * len(found.layers)
 
     def add(part: Part) -> None:
         rest.log_likelihood.add_(part.log_likelihood.double().sum())
-        columns = [a.flatten(0, 1) for a in part.forward.inputs]
-        for i, a in enumerate(columns):
-            factors[i] = factors[i].with_inputs(a)
-        single: dict[int, list[Tensor]] = {}  # few rows make many sums of a large matrix, so they are put together
+        for moment, received in zip(inputs, part.forward.received, strict=True):
+            moment.add(received, len(part.log_likelihood))
         for cotangent in part.cotangents[:, : vectors.num_fisher].unbind(1):
             for i, g in enumerate(part.forward.pull(cotangent)):
                 if g.shape[1] == 1:
-                    single.setdefault(i, []).append(g[:, 0])
+                    outputs[i].add(g[:, 0])
                 else:
-                    factors[i].outputs.add_(torch.bmm(g.mT, g).sum(0))  # a convolution's g would be copied to be flat
-        for i, values in single.items():
-            factors[i] = factors[i].with_outputs(torch.cat(values))
+                    outputs[i].add_product(torch.bmm(g.mT, g).sum(0))  # a convolution's g would be copied to be flat
+                positions[i] += g.shape[0] * g.shape[1]
         if vectors.gradient:
-            for i, g in enumerate(part.forward.pull(part.cotangents[:, -1])):
-                factors[i] = factors[i].with_gradient(columns[i], g.flatten(0, 1))
+            gradient.add_(part.forward.gradient(part.cotangents[:, -1]))
 
     for_each_part(problem, found, theta, buffers, vectors, rng, add)
+    factors = [
+        Factors(a.total(), g.total(), gradient[layer.order].view(layer.num_outputs, -1), count // vectors.num_fisher)
+        for layer, a, g, count in zip(found.layers, inputs, outputs, positions, strict=True)
+    ]
     return factors, rest
 
 
@@ -187,19 +188,6 @@ def _add(vectors: Vectors, layer: Layer, factors: Factors, inputs: list[Tensor],
         g = joined_outputs(layer, [value[:, r].flatten(0, 1) for value in outputs], 1)[0]  # (B T, out)
         factors = factors.with_outputs(g) if r < vectors.num_fisher else factors.with_gradient(a, g)
     return factors
-
-
-def _gram(x: Tensor) -> Tensor:
-    """The symmetric xᵀ x, of which only what lies on and above the diagonal's blocks is computed."""
-    size = x.shape[1]
-    if size < 2 * GRAM_BLOCK:
-        return x.mT @ x
-    total = x.new_empty(size, size)
-    for start in range(0, size, GRAM_BLOCK):
-        end = min(size, start + GRAM_BLOCK)
-        total[start:end, start:] = x[:, start:end].mT @ x[:, start:]
-        total[end:, start:end] = total[start:end, end:].mT
-    return total
 
 
 def _add_rest(vectors: Vectors, rest: Rest, part: Pulled) -> Rest:

@@ -218,12 +218,10 @@ def input_columns(layer: Layer, inputs: Tensor) -> Tensor:
 
 def _patches(module: nn.Conv2d, inputs: Tensor, has_bias: bool) -> Tensor:
     """(B, C, H, W) → (B, T, C · height · width [+ 1]), one copy of a strided view: several times faster than unfold."""
-    # The module's own record of its padding, whether it was given as numbers, 'same' or with a mode.
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode).contiguous()
+    padded = padded_image(module, inputs)[0].contiguous()
     batch, channels, *size = padded.shape
     steps = zip(size, module.kernel_size, module.dilation, module.stride, strict=True)
-    places = [(length - dilation * (kernel - 1) - 1) // stride + 1 for length, kernel, dilation, stride in steps]
+    places = [_places(*step) for step in steps]
     per_image, per_channel, *per_step = padded.stride()
     moves = [step * stride for step, stride in zip(per_step, module.stride, strict=True)]
     within = [step * dilation for step, dilation in zip(per_step, module.dilation, strict=True)]
@@ -234,6 +232,32 @@ def _patches(module: nn.Conv2d, inputs: Tensor, has_bias: bool) -> Tensor:
     result[..., width:] = 1.0
     result[..., :width].view(shape).copy_(view)
     return result
+
+
+def padded_image(module: nn.Conv2d, inputs: Tensor, zero_rows: bool = True) -> tuple[Tensor, tuple[int, int]]:
+    """A convolution's inputs padded, and how many rows of zeros above and below were left out (`zero_rows` False)."""
+    # The module's own record of its padding, whether it was given as numbers, 'same' or with a mode.
+    left, right, above, below = module._reversed_padding_repeated_twice
+    if module.padding_mode != "zeros":
+        return F.pad(inputs, (left, right, above, below), mode=module.padding_mode), (0, 0)
+    if zero_rows:
+        return F.pad(inputs, (left, right, above, below)), (0, 0)
+    return F.pad(inputs, (left, right)), (above, below)
+
+
+def sliding_columns(module: nn.Conv2d, image: Tensor) -> Tensor:
+    """What a kernel sees of each row of a padded image (B, C, H, W) along the width: (B, W', H, C · kernel width)."""
+    image = image.contiguous()
+    batch, channels, height, length = image.shape
+    kernel, dilation, stride = module.kernel_size[1], module.dilation[1], module.stride[1]
+    per_image, per_channel, per_row, step = image.stride()
+    shape = (batch, _places(length, kernel, dilation, stride), height, channels, kernel)
+    view = image.as_strided(shape, (per_image, step * stride, per_row, per_channel, step * dilation))
+    return view.reshape(*shape[:3], channels * kernel).contiguous()  # one channel could stay a view
+
+
+def _places(length: int, kernel: int, dilation: int, stride: int) -> int:
+    return (length - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def output_columns(layer: Layer, outputs: Tensor) -> Tensor:
