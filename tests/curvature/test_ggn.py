@@ -9,7 +9,7 @@ from curvature_cases import NAMES, Parts, problem_of
 from torch import Tensor
 
 from bayesify.curvature import jacobian as chunking
-from bayesify.curvature.fisher import Vectors, fisher_root
+from bayesify.curvature.fisher import Vectors, cotangents_of, draw_directions, fisher_root, rank_of
 from bayesify.curvature.ggn import Expansion, expand_diagonal, expand_full
 from bayesify.curvature.layers import CHECK_COST
 from bayesify.curvature.spectrum import FullSpectrum
@@ -110,3 +110,16 @@ def test_fisher_root(likelihood: Likelihood, num_outputs: int) -> None:
     own = 0.3 * torch.randn(likelihood.num_parameters, generator=rng, dtype=torch.float64)
     columns = fisher_root(likelihood)(outputs, own, torch.eye(num_outputs, dtype=torch.float64))
     torch.testing.assert_close(columns.mT @ columns, likelihood.fisher(outputs[None], own)[0])
+
+
+@pytest.mark.parametrize(
+    "outputs", [[0.3, -1.0, 2.0, 0.1], [0.0, 0.0, 90.0], [90.0, 0.0, -5.0], [-800.0, 800.0], [1.0]]
+)
+def test_classes_take_one_vector_less(outputs: list[float]) -> None:
+    likelihood, f = Categorical(), torch.tensor(outputs, dtype=torch.float64)
+    own, size = torch.zeros(0), len(outputs)
+    vectors = Vectors(size, rank_of(likelihood, size), exact=True, gradient=False)
+    assert vectors.num_fisher == max(1, size - 1)
+    directions = draw_directions(vectors, 1, f, torch.Generator())[0]
+    rows, _ = cotangents_of(likelihood, vectors, f, torch.tensor(0), own, directions)
+    torch.testing.assert_close(rows.mT @ rows, likelihood.fisher(f[None], own)[0], rtol=1e-12, atol=1e-14)

@@ -325,10 +325,10 @@ def test_meter_is_what_happens(name: str, structure: str, prior_precision: str, 
 
 def test_too_small_a_budget_says_what_is_needed() -> None:
     problem = problem_of("mlp").with_changes(pretrained=False)
-    with pytest.raises(BudgetError, match=r"needs 26 gradient evaluations .* has 14.*fisher_samples=1"):
+    with pytest.raises(BudgetError, match=r"needs 19 gradient evaluations .* has 14.*fisher_samples=1"):
         fit_problem(problem, Laplace(), Run(problem.meter, limit=14.0))
     with pytest.raises(BudgetError, match="one step of 1 particles"):
-        fit_problem(problem, Laplace(), Run(problem.meter, limit=28.0))
+        fit_problem(problem, Laplace(), Run(problem.meter, limit=21.0))
 
 
 def test_epochs_stop_early_and_say_so() -> None:

@@ -25,7 +25,7 @@ from bayesify.model.problem import Problem
 SINGLE = (Way.TRACED, Way.EAGER)
 """Ways that insist on one example at a time, vectorised; the others leave it open, or are plain autograd as this is."""
 
-CACHE_ELEMENTS, MIN_ROWS = 2**19, 32
+CACHE_ELEMENTS, MIN_ROWS = 2**20, 32
 """Layers' outputs at a time, for which a backward pass finds most of what it reads in the cache; and how few rows are
 worth the calls."""
 

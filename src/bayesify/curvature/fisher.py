@@ -1,7 +1,8 @@
 """Vectors whose outer products make up the Fisher information of p(y | f): what is pulled back through a network.
 
 Λ = L Lᵀ is the Fisher information of one example's outputs; Σ_r (L z_r)(L z_r)ᵀ = Λ for the unit vectors z_r, and in
-expectation for R random sign vectors divided by √R.
+expectation for R random sign vectors divided by √R. For C classes L √p = 0: unit vectors reflected so that the last of
+them becomes −√p leave C − 1 that count.
 """
 
 import math
@@ -21,9 +22,9 @@ class Vectors(NamedTuple):
     num_outputs: int
     """C."""
     num_fisher: int
-    """R: the outputs C, or the number of random sign vectors."""
+    """R: at least `rank_of` the Fisher information, or the number of random sign vectors."""
     exact: bool
-    """Whether they are the unit vectors."""
+    """Whether they are the first R unit vectors (reflected, for classes)."""
     gradient: bool
     """Whether the gradient of the log likelihood is wanted as well."""
 
@@ -33,10 +34,16 @@ class Vectors(NamedTuple):
         return self.num_fisher + self.gradient
 
 
+def rank_of(likelihood: Likelihood, num_outputs: int) -> int:
+    """How many exact vectors make up Λ."""
+    return max(1, num_outputs - 1) if isinstance(likelihood, Categorical) else num_outputs
+
+
 def draw_directions(vectors: Vectors, num_rows: int, like: Tensor, rng: torch.Generator) -> Tensor:
-    """Vectors z with Σ_r z_r z_rᵀ = I, exactly or in expectation, (B, R, C)."""
+    """Vectors z, (B, R, C), with Σ_r z_r z_rᵀ = I, in expectation or exactly (but for the C − R last unit vectors)."""
     if vectors.exact:
-        return torch.eye(vectors.num_outputs, dtype=like.dtype, device=like.device).expand(num_rows, -1, -1)
+        units = torch.eye(vectors.num_fisher, vectors.num_outputs, dtype=like.dtype, device=like.device)
+        return units.expand(num_rows, -1, -1)
     shape = (num_rows, vectors.num_fisher, vectors.num_outputs)
     signs: Tensor = 2 * torch.randint(2, shape, generator=rng, device=rng.device).to(like) - 1
     return signs / math.sqrt(vectors.num_fisher)
@@ -62,6 +69,8 @@ def cotangents_of(
     def log_prob(outputs: Tensor) -> Tensor:
         return likelihood.log_prob(outputs[None], target[None], own)[0]
 
+    if vectors.exact and isinstance(likelihood, Categorical):
+        directions = _reflected(directions, outputs.softmax(-1).sqrt())
     fisher = fisher_root(likelihood)(outputs, own, directions)
     if not vectors.gradient:
         return fisher, log_prob(outputs)
@@ -80,6 +89,13 @@ def fisher_root(likelihood: Likelihood) -> Callable[[Tensor, Tensor, Tensor], Te
         return root
 
     return root
+
+
+def _reflected(directions: Tensor, root: Tensor) -> Tensor:
+    """Householder's reflection that maps √p, a unit vector, to −e_C and so e_C to −√p."""
+    normal = torch.cat([root[:-1], root[-1:] + 1])
+    reflected: Tensor = directions - (directions @ normal)[:, None] * normal / normal[-1]  # |normal|² = 2 normal_C
+    return reflected
 
 
 def _categorical_root(outputs: Tensor, own: Tensor, directions: Tensor) -> Tensor:

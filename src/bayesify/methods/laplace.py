@@ -13,8 +13,9 @@ one on its variance, s (`curvature.evidence`). The mode of the linearised model 
 true log likelihood then changes as H promises, which in a linear network it does. If not, θ* stays, the noise is that
 of its residuals, and the evidence at a fixed θ* gives α.
 
-Cost: training, then per example C gradient evaluations (more than 20 outputs: 10 random ones) and, for tuning, 1⅓.
-The budget covers both. Not here: the likelihood's own parameters are kept at one value, not integrated over.
+Cost: training, then per example C gradient evaluations (C − 1 for classes; more than 20 outputs: 10 random ones) and,
+for tuning, 1⅓. The budget covers both. Not here: the likelihood's own parameters are kept at one
+value, not integrated over.
 """
 
 import math
@@ -35,7 +36,7 @@ from bayesify.curvature.evidence import (
     step,
     untuned,
 )
-from bayesify.curvature.fisher import Vectors
+from bayesify.curvature.fisher import Vectors, rank_of
 from bayesify.curvature.ggn import Expansion, expand_diagonal, expand_full
 from bayesify.curvature.kron import expand_kronecker
 from bayesify.curvature.layers import CHECK_COST
@@ -174,7 +175,7 @@ class Laplace(Method):
         problem.likelihood.fisher(outputs, problem.model.split(initial)[1])  # a likelihood that has none says so here
         num_outputs, tuning = outputs.shape[-1], self.prior_precision == "evidence"
         if self.fisher_samples is None and num_outputs <= MAX_OUTPUTS:
-            return Vectors(num_outputs, num_outputs, True, tuning)
+            return Vectors(num_outputs, rank_of(problem.likelihood, num_outputs), True, tuning)
         return Vectors(num_outputs, self.fisher_samples or RANDOM_VECTORS, False, tuning)
 
     def _curvature_cost(self, problem: Problem, vectors: Vectors) -> float:
