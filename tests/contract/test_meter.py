@@ -33,7 +33,8 @@ from bayesify.methods.map import MAP
 from bayesify.methods.registry import get_method
 
 CURVATURE = {"laplace", "subset", "tempered"}
-"""Methods of the contract that take several products through one forward pass: for H one per output, and a gradient."""
+"""Methods of the contract that take several products through one forward pass: for H one per output (classes: one
+less), and a gradient."""
 
 VARIANTS = {
     "laplace(structure=diag, batch_size=16)": True,
@@ -50,8 +51,8 @@ VARIANTS = {
 
 
 def shared(task: str, num_examples: int) -> int:
-    """Forward passes that the curvature spares: one serves the C products of an example and its gradient."""
-    return num_examples * (1 if task == "regression" else NUM_CLASSES)
+    """Forward passes that the curvature spares: one serves an example's products, C or C − 1, and its gradient."""
+    return num_examples * (1 if task == "regression" else NUM_CLASSES - 1)
 
 
 def agrees(found: Counting, spared: int) -> None:
