@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bayesify.conformal import conformalise as conformalise
     from bayesify.fitting import estimate as estimate
     from bayesify.fitting import fit as fit
+    from bayesify.fitting import fit_splits as fit_splits
     from bayesify.integrations.sklearn import BayesClassifier as BayesClassifier
     from bayesify.integrations.sklearn import BayesRegressor as BayesRegressor
     from bayesify.metrics.evaluate import evaluate as evaluate
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "fit": "bayesify.fitting:fit",
+    "fit_splits": "bayesify.fitting:fit_splits",
     "compare": "bayesify.arena.compare:compare",
     "estimate": "bayesify.fitting:estimate",
     "load": "bayesify.posterior.saving:load",

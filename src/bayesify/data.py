@@ -34,7 +34,14 @@ class Data(NamedTuple):
 
     def select(self, rows: Tensor | slice) -> "Data":
         """The given rows; an index of shape (K, B) gives leaves (K, B, ...)."""
-        return Data(pytree.tree_map(lambda leaf: leaf[rows], self.inputs), self.targets[rows])
+        if isinstance(rows, slice):
+            return Data(pytree.tree_map(lambda leaf: leaf[rows], self.inputs), self.targets[rows])
+        flat = rows.reshape(-1)  # copies whole rows: several times quicker than indexing by a matrix
+
+        def taken(leaf: Tensor) -> Tensor:
+            return leaf.index_select(0, flat.to(leaf.device)).view(*rows.shape, *leaf.shape[1:])
+
+        return Data(pytree.tree_map(taken, self.inputs), taken(self.targets))
 
     def chunks(self, size: int) -> Iterator["Data"]:
         """Consecutive pieces of at most `size` rows, all but the last equally many and that one hardly fewer."""

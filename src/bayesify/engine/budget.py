@@ -83,6 +83,7 @@ class Meter:
         """Why a network whose many evaluations would repay it was not compiled."""
         self._seconds_before = 0.0
         self._started = time.perf_counter()
+        self._pace = 1.0
 
     @property
     def total(self) -> float:
@@ -92,7 +93,13 @@ class Meter:
     @property
     def seconds(self) -> float:
         """Wall time of this fit, including the time before a resume."""
-        return self._seconds_before + time.perf_counter() - self._started
+        return self._seconds_before + self._pace * (time.perf_counter() - self._started)
+
+    def share_time(self, pace: float) -> None:
+        """From now on a second counts as `pace`: 1 alone, 1/S where S fits are computed as one, 0 while others are."""
+        self._seconds_before = self.seconds
+        self._started = time.perf_counter()
+        self._pace = pace
 
     def gradient(self, examples: int, flops: float = 0.0) -> None:
         """Counts gradients of `examples` example–particle pairs."""

@@ -138,8 +138,6 @@ class Run:
     ) -> Iterator[Batch]:
         """Minibatches until the phase's budget is spent; a batch as large as the data is the data.
 
-        An epoch is a fresh permutation cut into whole batches; the remainder (fewer than B random rows) is left out.
-
         Args:
             data: the training data.
             batch_size: B.
@@ -150,8 +148,18 @@ class Run:
         Raises:
             BudgetError: not even one batch can be afforded.
         """
-        batch_size = min(batch_size, data.num_examples)
-        per_epoch = data.num_examples // batch_size
+        for rows in self.rows(data.num_examples, batch_size, num_particles, independent=independent, reserve=reserve):
+            yield Batch(data) if isinstance(rows, slice) else Batch(data.select(rows), independent)
+
+    def rows(
+        self, num_examples: int, batch_size: int, num_particles: int, *, independent: bool = False, reserve: float = 0.0
+    ) -> Iterator[Tensor | slice]:
+        """The rows of `batches`: (B,), with `independent` (K, B), or the slice of all.
+
+        An epoch is a fresh permutation cut into whole batches; the remainder (fewer than B random rows) is left out.
+        """
+        batch_size = min(batch_size, num_examples)
+        per_epoch = num_examples // batch_size
         cost = batch_size * num_particles
         if self._step == 0 and not self.affords(cost + reserve):
             raise BudgetError(
@@ -161,17 +169,16 @@ class Run:
             )
         order, epoch = None, -1
         while self.affords(cost + reserve):
-            if batch_size == data.num_examples:
-                batch = Batch(data)
-            else:
+            rows: Tensor | slice = slice(None)
+            if batch_size < num_examples:
                 if epoch != self._step // per_epoch:
                     epoch = self._step // per_epoch
-                    order = self._order(data.num_examples, epoch, num_particles if independent else 0)
+                    order = self._order(num_examples, epoch, num_particles if independent else 0)
                 assert order is not None
                 start = (self._step % per_epoch) * batch_size
-                batch = Batch(data.select(order[..., start : start + batch_size]), independent)
+                rows = order[..., start : start + batch_size]
             self._step += 1
-            yield batch
+            yield rows
             self.show_progress()
 
     def show_progress(self) -> None:
@@ -223,6 +230,13 @@ class Run:
         restored: StateT = pytree.tree_unflatten([tensors[name].to(self.device) for name in named], shape)
         return restored
 
+    @property
+    def is_due(self) -> bool:
+        """Whether `save` would save now: for those whose state takes time to put together."""
+        if self._checkpoints is None:
+            return False
+        return self.finished or time.monotonic() - self._saved_at >= self._checkpoints.seconds
+
     def finish(self, state: tuple[Any, ...]) -> None:
         """Saves the phase's last state; a resumed run will find `finished` true and must not repeat its work."""
         self.finished = True
@@ -231,9 +245,7 @@ class Run:
     def save(self, state: tuple[Any, ...]) -> None:
         """Saves a nest of NamedTuples of tensors every half minute; does nothing without a checkpoint folder."""
         path = self._path()
-        if path is None or self._checkpoints is None:
-            return
-        if not self.finished and time.monotonic() - self._saved_at < self._checkpoints.seconds:
+        if path is None or self._checkpoints is None or not self.is_due:
             return
         # Cloned, because fields may share memory, which the file format has no way to say.
         tensors = {name: value.contiguous().clone() for name, value in _named(state)[0].items()}

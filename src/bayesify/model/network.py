@@ -153,6 +153,11 @@ class Network:
                 draws.append(self.layout.flatten(dict(scratch.named_parameters())).detach().clone())
         return torch.stack(draws)
 
+    def computes_as(self, other: "Network") -> bool:
+        """Whether both give the same outputs at the same trainable parameters, as far as their modules tell."""
+        alike = self.layout.slots == other.layout.slots and self.transform == other.transform
+        return self is other or (alike and _alike(self.module, other.module))
+
     def set_mode(self, mode: Mode) -> None:
         """Switches layers; does nothing when the mode is already set (walking the module is slow)."""
         if mode == self._mode:
@@ -202,6 +207,41 @@ def _plain_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _alike(one: nn.Module, other: nn.Module) -> bool:
+    """Same classes, settings, buffers and frozen parameters; trainable parameters may differ."""
+    own, others = dict(one.named_modules()), dict(other.named_modules())
+    if own.keys() != others.keys() or not all(_same_settings(own[name], others[name]) for name in own):
+        return False
+    frozen, other_frozen = (
+        dict(module.named_buffers()) | {name: p for name, p in module.named_parameters() if not p.requires_grad}
+        for module in (one, other)
+    )
+    if frozen.keys() != other_frozen.keys():
+        return False
+    return all(torch.equal(frozen[name], other_frozen[name]) for name in frozen)
+
+
+def _same_settings(one: nn.Module, other: nn.Module) -> bool:
+    skipped = {"_parameters", "_buffers", "_modules", "training"}
+    own, others = ({k: v for k, v in vars(module).items() if k not in skipped} for module in (one, other))
+    return type(one) is type(other) and _same(own, others)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality of plain values; anything else is only the same as itself."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, (int, float, str, bytes, set, frozenset, torch.dtype, torch.device)) and bool(one == other)
 
 
 def _reset(module: nn.Module) -> None:
