@@ -63,6 +63,8 @@ class Joint:
         """A number for each of the live problems → for each particle, (K, 1); () where there is one problem only."""
         if not self._is_joint:
             return like.new_tensor(values[0])
+        if values.count(values[0]) == len(values):
+            return like.new_full((len(self._owner), 1), values[0])
         return like.new_tensor(values)[self._owner][:, None]
 
     def expect(self, num_calls: float, mode: Mode) -> None:
