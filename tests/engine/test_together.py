@@ -81,7 +81,7 @@ def test_splits_are_what_fits_are(method: Method, way: str, batches: list[int]) 
 
 def test_a_split_that_stops_leaves_the_batch(batches: list[int]) -> None:
     method = DeepEnsemble(num_members=2, batch_size=16, patience=1, learning_rate=0.05)
-    options = {"method": method, "budget": bay.Budget(epochs=60)}
+    options = {"method": method, "budget": bay.Budget(epochs=40), "way": "eager"}
     found = as_one(net(), SPLITS, **options)
     assert sorted(set(batches), reverse=True) == [3, 2, 1]
     spent = {posterior.cost.gradient_evaluations for posterior in found}
