@@ -1,15 +1,16 @@
 """Fits side by side whose trainings are one batch.
 
-Each fit runs in a thread of its own, but only one runs at a time, in a fixed order: it goes on until it hands over a
-training (`optimise.BESIDE`) or ends. When all that are left wait, the trainings that can be joined are computed as one
-and their fits go on, each with its own result. Methods need not know. Torch's global random state belongs to the fit
-that runs.
+Each fit is a coroutine (a greenlet) that runs until it hands over a training (`optimise.BESIDE`) or ends. When all that
+are left wait, the trainings that can be joined are computed as one and their fits go on, each with its own result.
+Methods need not know. Torch's global random state belongs to the fit that runs. Not threads: each would bring OpenMP
+threads of its own, and OpenMP with more threads than cores puts them to sleep between operations.
 """
 
-import threading
 from collections.abc import Callable, Sequence
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import Generic, NamedTuple, TypeVar, cast
+
+from greenlet import greenlet
 
 from bayesify.engine.denormals import denormals_flushed
 from bayesify.engine.optimise import BESIDE, Training, can_join, train
@@ -36,64 +37,52 @@ class Ended(NamedTuple, Generic[T]):
 
 
 class _Abandoned(BaseException):
-    """Ends the thread of a fit that nobody waits for any more."""
+    """Ends a fit that nobody waits for any more."""
 
 
 class _Fit(Generic[T]):
-    """A function in a thread that runs only while `resume` waits for it."""
+    """A function that runs only while `resume` waits for it."""
 
     def __init__(self, function: Callable[[], T]) -> None:
         self._function = function
-        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._random: GlobalState | None = None
-        self._is_abandoned = False
         self.waiting: Training | None = None
         """What it wants trained, if it waits for that."""
         self.error: BaseException | None = None
         self.ended: Ended[T] | None = None
-        context = copy_context()
-        self._thread = threading.Thread(target=self._run, args=(context,), daemon=True)
-        self._thread.start()
+        self._greenlet = greenlet(self._run)
+        self._greenlet.gr_context = copy_context()
 
     def resume(self) -> None:
         """Lets it run until it waits or has ended."""
         outside = GlobalState.now()
         (self._random or outside).restore()
         try:
-            self._go.release()
-            self._back.acquire()
+            self._greenlet.switch()
         finally:
             self._random = GlobalState.now()
             outside.restore()
-        if self.ended is not None:
-            self._thread.join()
 
     def abandon(self) -> None:
         """Ends it where it waits."""
-        self._is_abandoned = True
-        if self.ended is None:
-            self._go.release()
+        if self._greenlet:  # has begun and not ended
+            self._greenlet.throw(_Abandoned)
 
-    def _run(self, context: Context) -> None:
-        self._go.acquire()
-        try:
-            if not self._is_abandoned:
-                self.ended = Ended(context.run(self._inside), None)
-        except BaseException as error:  # whoever waits for the result gets it
-            self.ended = Ended(None, error)
-        self._back.release()
-
-    def _inside(self) -> T:
+    def _run(self) -> None:
         BESIDE.set(self._hand_over)
-        return self._function()
+        try:
+            self.ended = Ended(self._function(), None)
+        except Exception as error:  # whoever waits for the result gets it
+            self.ended = Ended(None, error)
+        except _Abandoned:
+            return
 
     def _hand_over(self, training: Training) -> None:
         self.waiting = training
         training.run.meter.share_time(0.0)
-        self._back.release()
-        self._go.acquire()
-        if self._is_abandoned:
-            raise _Abandoned
+        outside = self._greenlet.parent
+        assert outside is not None
+        outside.switch()
         training.run.meter.share_time(1.0)
         self.waiting = None
         if self.error is not None:
