@@ -50,14 +50,14 @@ def test_samples_a_correlated_gaussian(dtype: torch.dtype, temperature: float) -
 def test_samples_a_mixture(dtype: torch.dtype, temperature: float) -> None:
     target = mixture(dtype, temperature)
     method = HMC(num_chains=16, num_draws=200, warm_start_epochs=1, trajectory_length=2.0)
-    draws = sampled(target.problem, method, chains_run(target.problem, method, 10_000))
+    draws = sampled(target.problem, method, chains_run(target.problem, method, 6000))
     assert excess(draws, target) < 1
 
 
 def test_the_mixture_refuses_a_wrong_temperature() -> None:
     target = mixture(temperature=0.8)
     method = HMC(num_chains=16, num_draws=200, warm_start_epochs=1, trajectory_length=2.0)
-    draws = sampled(target.problem, method, chains_run(target.problem, method, 10_000))
+    draws = sampled(target.problem, method, chains_run(target.problem, method, 6000))
     assert excess(draws, mixture()) > 1
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bayesify.methods.map import MAP as MAP
     from bayesify.methods.mc_dropout import MCDropout as MCDropout
     from bayesify.methods.multi import Multi as Multi
+    from bayesify.methods.nuts import NUTS as NUTS
     from bayesify.methods.subset import Subset as Subset
     from bayesify.methods.swag import SWAG as SWAG
     from bayesify.methods.temperature_scaled import TemperatureScaled as TemperatureScaled
