@@ -55,6 +55,8 @@ class Aims(NamedTuple):
     acceptance: float
     step: bool = True
     masses: bool = False
+    pooled: bool = False
+    """Whether masses are the same for all chains, of the variances within them."""
 
 
 def start(kernel: Kernel, point: Any, aims: Aims) -> WarmUp:
@@ -101,10 +103,10 @@ def _first_guess(kernel: Kernel, state: WarmUp, run: Run, aims: Aims, sweep: flo
 def _learn(kernel: Kernel, state: WarmUp, info: Info, aims: Aims, run: Run) -> WarmUp:
     if aims.step:
         state = state._replace(averaging=adapt(state.averaging, info.acceptance, aims.acceptance, info.done))
-    return _learn_masses(kernel, state, info.done, run) if aims.masses else state
+    return _learn_masses(kernel, state, info.done, aims, run) if aims.masses else state
 
 
-def _learn_masses(kernel: Kernel, state: WarmUp, done: Tensor | None, run: Run) -> WarmUp:
+def _learn_masses(kernel: Kernel, state: WarmUp, done: Tensor | None, aims: Aims, run: Run) -> WarmUp:
     begun = int(state.window)
     if begun:
         state = state._replace(spread=_add(state.spread, state.point.theta, done))
@@ -113,7 +115,7 @@ def _learn_masses(kernel: Kernel, state: WarmUp, done: Tensor | None, run: Run) 
     if begun and int(state.spread.number.min()) < MINIMUM_WINDOW:
         return state
     if begun:
-        scale = _scale(kernel, state.spread)
+        scale = _scale(kernel, state.spread, aims.pooled)
         # A step is ε s: with s given anew, ε starts from where the step would be as long as before.
         longer = (state.scale / scale).log().mean(-1).to(state.averaging.log_mean)
         averaging = start_averaging(state.averaging.log_mean + longer)
@@ -121,11 +123,13 @@ def _learn_masses(kernel: Kernel, state: WarmUp, done: Tensor | None, run: Run) 
     return state._replace(spread=_no_spread(state.point.theta), window=state.window + 1)
 
 
-def _scale(kernel: Kernel, spread: Spread) -> Tensor:
-    count = spread.number.to(spread.squares)[:, None]
-    variance = spread.squares / (count - 1)
-    weight = count / (count + SHRINKAGE_DRAWS)
-    return (weight * variance + (1 - weight) * SHRINKAGE * kernel.scale.square()).sqrt()
+def _scale(kernel: Kernel, spread: Spread, pooled: bool) -> Tensor:
+    free = (spread.number - 1).to(spread.squares)[:, None]
+    squares = spread.squares
+    if pooled:
+        free, squares = free.sum(0).expand_as(free), squares.sum(0).expand_as(squares)
+    weight = free / (free + SHRINKAGE_DRAWS)
+    return (weight * squares / free + (1 - weight) * SHRINKAGE * kernel.scale.square()).sqrt()
 
 
 def _no_spread(theta: Tensor) -> Spread:

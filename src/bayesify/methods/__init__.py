@@ -12,6 +12,7 @@ from bayesify.methods.registry import method_names as method_names
 from bayesify.methods.registry import register as register
 
 if TYPE_CHECKING:
+    from bayesify.methods.chees_hmc import ChEESHMC as ChEESHMC
     from bayesify.methods.deep_ensemble import DeepEnsemble as DeepEnsemble
     from bayesify.methods.hmc import HMC as HMC
     from bayesify.methods.ivon import IVON as IVON

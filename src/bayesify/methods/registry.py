@@ -18,6 +18,7 @@ _TARGETS = {
     "ivon": "bayesify.methods.ivon:IVON",
     "hmc": "bayesify.methods.hmc:HMC",
     "nuts": "bayesify.methods.nuts:NUTS",
+    "chees_hmc": "bayesify.methods.chees_hmc:ChEESHMC",
     "multi": "bayesify.methods.multi:Multi",
     "subset": "bayesify.methods.subset:Subset",
     "tempered": "bayesify.methods.tempered:Tempered",
