@@ -19,16 +19,20 @@ PEERS = Path(__file__).parent / "peers"
 DEFAULT_PYTHON = Path(__file__).parents[1] / ".venv-peers" / "bin" / "python"
 
 
+def limited(threads: int) -> dict[str, str]:
+    """The environment of a process that may use so many threads."""
+    several = "true" if threads > 1 else "false"
+    flags = f"--xla_cpu_multi_thread_eigen={several} intra_op_parallelism_threads={threads}"
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
 class Peer:
     """A running peer."""
 
     def __init__(self, script: str, arguments: list[str], python: Path, threads: int) -> None:
-        several = "true" if threads > 1 else "false"
-        flags = f"--xla_cpu_multi_thread_eigen={several} intra_op_parallelism_threads={threads}"
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         self._process = subprocess.Popen(
             [str(python), str(PEERS / script), *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=limited(threads),
         )  # fmt: skip
         self.note = self._read()["note"]
 

@@ -1,17 +1,22 @@
 import math
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
+from targets import (
+    SIZE,
+    chains_run,
+    correlated_gaussian,
+    excess,
+    mixture,
+    sampled,
+    smooth_network,
+)
 from torch import Tensor, nn
 
 from bayesify.data import Data
 from bayesify.engine import hamiltonian
 from bayesify.engine.budget import Meter
-from bayesify.engine.convergence import effective_sample_size
 from bayesify.engine.hamiltonian import energy_error, evaluate, kernel_of, leapfrog
 from bayesify.engine.rng import generator
 from bayesify.engine.run import Checkpoints, Run
@@ -24,68 +29,6 @@ from bayesify.model.priors import Normal
 from bayesify.model.problem import Problem
 from bayesify.posterior.draws import Draws
 
-SIZE, ROWS, NOISE = 20, 64, 0.5
-FAILURE_RATE = 1e-5
-
-
-class Linear(NamedTuple):
-    """Bayesian linear regression with known noise, and its posterior."""
-
-    problem: Problem
-    mean: Tensor  # (P,)
-    precision: Tensor  # (P, P), condition number 100
-
-
-def linear(dtype: torch.dtype = torch.float64, temperature: float = 1.0) -> Linear:
-    rng = generator("cpu", "correlated")
-    left = torch.linalg.qr(torch.randn(ROWS, SIZE, generator=rng, dtype=torch.float64))[0]
-    right = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=rng, dtype=torch.float64))[0]
-    information = torch.logspace(-2, 2, SIZE, dtype=torch.float64)
-    x = NOISE * left * information.sqrt() @ right.T
-    y = x @ torch.randn(SIZE, generator=rng, dtype=torch.float64)
-    y = y + NOISE * torch.randn(ROWS, generator=rng, dtype=torch.float64)
-    network = Network(nn.Linear(SIZE, 1, bias=False).to(dtype))
-    problem = Problem(
-        network, Gaussian(scale=NOISE), Normal(scale=1.0), Data(x.to(dtype), y.to(dtype)), temperature=temperature
-    )
-    precision = x.T @ x / NOISE**2 + torch.eye(SIZE)
-    return Linear(problem, torch.linalg.solve(precision, x.T @ y / NOISE**2), precision / temperature)
-
-
-def smooth_network() -> Problem:
-    rng = generator("cpu", "smooth")
-    x = torch.randn(40, 3, generator=rng, dtype=torch.float64)
-    network = Network(nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 1)).double())
-    return Problem(network, Gaussian(), Normal(), Data(x, x[:, 0] * x[:, 1]))
-
-
-def run_of(problem: Problem, method: HMC, epochs: float, seed: int = 0, **options: object) -> Run:
-    limit = epochs * problem.num_examples * method.num_chains
-    return Run(problem.meter, limit=limit, seed=seed, **options)  # type: ignore[arg-type]
-
-
-def fitted(problem: Problem, method: HMC, run: Run) -> Tensor:
-    """Draws (K, S, P)."""
-    posterior = method.fit(problem, run)
-    assert isinstance(posterior, Draws)
-    return posterior.kept.theta.reshape(method.num_chains, -1, problem.num_parameters)
-
-
-def excess(draws: Tensor, target: Linear) -> float:
-    """Largest deviation of means and covariances from the posterior's, in units of what chance allows.
-
-    In coordinates where the posterior is N(0, I): 20 means and 210 products, each within z Monte Carlo errors, which
-    come from the effective sample size of that very series. Below 1 unless something with probability 1e-5 happens.
-    """
-    white = (draws.double() - target.mean) @ torch.linalg.cholesky(target.precision)
-    rows, columns = torch.triu_indices(SIZE, SIZE)
-    products = white[..., rows] * white[..., columns] - (rows == columns).double()
-    series = torch.cat([white, products], dim=-1).numpy()
-    error = series.std(axis=(0, 1)) / np.sqrt(effective_sample_size(series))
-    z = norm.isf(FAILURE_RATE / (2 * series.shape[-1]))
-    return float((np.abs(series.mean(axis=(0, 1))) / error / z).max())
-
-
 SAMPLER = HMC(num_chains=16, num_draws=200, warm_start_epochs=1)
 EPOCHS = 4000
 
@@ -93,21 +36,37 @@ EPOCHS = 4000
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 def test_samples_a_correlated_gaussian(dtype: torch.dtype, temperature: float) -> None:
-    target = linear(dtype, temperature)
-    run = run_of(target.problem, SAMPLER, EPOCHS)
-    draws = fitted(target.problem, SAMPLER, run)
+    target = correlated_gaussian(dtype, temperature)
+    run = chains_run(target.problem, SAMPLER, EPOCHS)
+    draws = sampled(target.problem, SAMPLER, run)
     assert draws.shape[1] > 150
     assert excess(draws, target) < 1
     assert run.notes["r_hat"] < 1.05
     assert run.notes["warnings"] == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_samples_a_mixture(dtype: torch.dtype, temperature: float) -> None:
+    target = mixture(dtype, temperature)
+    method = HMC(num_chains=16, num_draws=200, warm_start_epochs=1, trajectory_length=2.0)
+    draws = sampled(target.problem, method, chains_run(target.problem, method, 6000))
+    assert excess(draws, target) < 1
+
+
+def test_the_mixture_refuses_a_wrong_temperature() -> None:
+    target = mixture(temperature=0.8)
+    method = HMC(num_chains=16, num_draws=200, warm_start_epochs=1, trajectory_length=2.0)
+    draws = sampled(target.problem, method, chains_run(target.problem, method, 6000))
+    assert excess(draws, mixture()) > 1
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 def test_learned_masses_find_the_posterior_and_its_scales(temperature: float) -> None:
-    target = linear(temperature=temperature)
+    target = correlated_gaussian(temperature=temperature)
     method = HMC(num_chains=16, num_draws=200, warm_start_epochs=1, mass="diagonal")
-    run = run_of(target.problem, method, EPOCHS)
-    draws = fitted(target.problem, method, run)
+    run = chains_run(target.problem, method, EPOCHS)
+    draws = sampled(target.problem, method, run)
     assert excess(draws, target) < 1
     assert run.notes["r_hat"] < 1.05
 
@@ -120,16 +79,16 @@ def test_learned_masses_make_scales_alike() -> None:
     steps = []
     for mass in ("prior", "diagonal"):
         method = HMC(num_chains=4, mass=mass, warm_start_epochs=1)
-        run = run_of(problem.with_changes(meter=Meter()), method, 4000)
+        run = chains_run(problem.with_changes(meter=Meter()), method, 4000)
         method.fit(problem.with_changes(meter=run.meter), run)
         steps.append(run.notes["leapfrog_steps"])
     assert 4 * steps[1] < steps[0]
 
 
 def test_the_check_refuses_a_wrong_temperature() -> None:
-    target = linear(temperature=0.8)
-    draws = fitted(target.problem, SAMPLER, run_of(target.problem, SAMPLER, EPOCHS))
-    assert excess(draws, linear()) > 1
+    target = correlated_gaussian(temperature=0.8)
+    draws = sampled(target.problem, SAMPLER, chains_run(target.problem, SAMPLER, EPOCHS))
+    assert excess(draws, correlated_gaussian()) > 1
 
 
 def halve_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,16 +105,16 @@ def test_the_check_refuses_half_the_gradient_without_the_metropolis_test(monkeyp
     halve_gradients(monkeypatch)
     monkeypatch.setattr(hamiltonian, "energy_error", lambda kernel, start, *_: torch.zeros_like(start.log_prior))
     method = HMC(num_chains=16, num_draws=200, warm_start_epochs=1, step_size=0.1)
-    target = linear()
-    assert excess(fitted(target.problem, method, run_of(target.problem, method, EPOCHS)), target) > 1
+    target = correlated_gaussian()
+    assert excess(sampled(target.problem, method, chains_run(target.problem, method, EPOCHS)), target) > 1
 
 
 def test_half_the_gradient_costs_acceptance_not_correctness(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = linear()
+    target = correlated_gaussian()
     method = HMC(num_chains=16, num_draws=200, warm_start_epochs=1, step_size=0.02, trajectory_length=0.2)
     halve_gradients(monkeypatch)
-    run = run_of(target.problem, method, EPOCHS)
-    draws = fitted(target.problem, method, run)
+    run = chains_run(target.problem, method, EPOCHS)
+    draws = sampled(target.problem, method, run)
     assert excess(draws, target) < 1
     assert run.notes["acceptance"] < 0.95  # with the right gradient it is above 0.99
 
@@ -189,7 +148,7 @@ def test_energy_error_is_of_second_order() -> None:
 
 
 def test_energy_is_the_negative_log_of_the_tempered_joint_density() -> None:
-    problem = linear(temperature=0.3).problem
+    problem = correlated_gaussian(temperature=0.3).problem
     kernel = kernel_of(problem)
     rng = generator("cpu", 3)
     start, end = (evaluate(kernel, problem.random(2, rng)) for _ in range(2))
@@ -227,19 +186,19 @@ def test_dual_averaging_reaches_the_target(target: float) -> None:
 
 
 def test_tuned_acceptance_is_near_the_target() -> None:
-    target = linear()
+    target = correlated_gaussian()
     method = HMC(trajectory_length=0.5, warm_start_epochs=1)
-    run = run_of(target.problem, method, 5000)
+    run = chains_run(target.problem, method, 5000)
     method.fit(target.problem, run)
     assert 0.72 < run.notes["acceptance"] < 0.9
     assert max(run.notes["step_size"]) < 2 / math.sqrt(101)  # leapfrog is unstable beyond 2/√λ
 
 
 def test_absurd_step_size_is_reported() -> None:
-    target = linear()
+    target = correlated_gaussian()
     method = HMC(num_chains=2, step_size=50.0, trajectory_length=500.0, warm_start_epochs=5)
-    run = run_of(target.problem, method, 300)
-    draws = fitted(target.problem, method, run)
+    run = chains_run(target.problem, method, 300)
+    draws = sampled(target.problem, method, run)
     assert bool((draws == draws[:, :1]).all())
     assert run.notes["divergences"] == 2 * run.notes["steps_per_chain"] > 0
     assert run.notes["acceptance"] == 0.0
@@ -252,7 +211,7 @@ def test_absurd_step_size_is_reported() -> None:
 def test_same_seed_same_draws() -> None:
     method = HMC(num_chains=2, num_draws=20)
     first, second, other = (
-        fitted(problem := smooth_network(), method, run_of(problem, method, 150, seed)) for seed in (0, 0, 1)
+        sampled(problem := smooth_network(), method, chains_run(problem, method, 150, seed)) for seed in (0, 0, 1)
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
@@ -265,7 +224,7 @@ class KilledError(Exception):
 @pytest.mark.parametrize("calls", [20, 60, 90])  # in the warm start, the tuning, the sampling
 def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, calls: int) -> None:
     method = HMC(num_chains=2, num_draws=20, warm_start_epochs=50)
-    undisturbed = fitted(problem := smooth_network(), method, run_of(problem, method, 200))
+    undisturbed = sampled(problem := smooth_network(), method, chains_run(problem, method, 200))
     cost = problem.meter.total
     seen = [0]
 
@@ -277,11 +236,11 @@ def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, calls: int) -> No
     checkpoints = Checkpoints(tmp_path, "same", seconds=0.0)
     problem = smooth_network()
     with pytest.raises(KilledError):
-        method.fit(problem, run_of(problem, method, 200, checkpoints=checkpoints, progress=kill))
+        method.fit(problem, chains_run(problem, method, 200, checkpoints=checkpoints, progress=kill))
     expected = {20: 1, 60: 2, 90: 3}[calls]
     assert len(list(tmp_path.iterdir())) == expected
     problem = smooth_network()
-    resumed = fitted(problem, method, run_of(problem, method, 200, checkpoints=checkpoints))
+    resumed = sampled(problem, method, chains_run(problem, method, 200, checkpoints=checkpoints))
     assert torch.equal(resumed, undisturbed)
     assert problem.meter.total == cost
 
@@ -290,8 +249,8 @@ def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, calls: int) -> No
 def test_budget_is_spent_and_kept(epochs: int) -> None:
     method = HMC(num_chains=2)
     problem = smooth_network()
-    run = run_of(problem, method, epochs)
-    draws = fitted(problem, method, run)
+    run = chains_run(problem, method, epochs)
+    draws = sampled(problem, method, run)
     assert run.limit * (0.98 if epochs > 50 else 0.7) <= problem.meter.total <= run.limit * (1 + 1e-6)
     assert 1 <= draws.shape[1] <= 100
     assert bool(torch.isfinite(draws).all())
@@ -301,21 +260,21 @@ def test_too_small_a_budget_is_refused() -> None:
     method = HMC(num_chains=2)
     problem = smooth_network()
     with pytest.raises(BudgetError, match="at least 400 gradient evaluations"):
-        method.fit(problem, run_of(problem, method, 4))
+        method.fit(problem, chains_run(problem, method, 4))
 
 
 def test_a_budget_of_time_ends() -> None:
     method = HMC(num_chains=2, num_draws=10)
     problem = smooth_network()
     run = Run(problem.meter, limit=math.inf, seconds=2.0)
-    assert fitted(problem, method, run).shape[1] > 0
+    assert sampled(problem, method, run).shape[1] > 0
 
 
 def test_draws_are_thinned_to_the_number_asked_for() -> None:
     method = HMC(num_chains=2, num_draws=7, trajectory_length=0.01)
     problem = smooth_network()
-    run = run_of(problem, method, 500)
-    assert fitted(problem, method, run).shape[1] == 7
+    run = chains_run(problem, method, 500)
+    assert sampled(problem, method, run).shape[1] == 7
     assert run.notes["steps_per_chain"] > 50
 
 
@@ -324,7 +283,7 @@ def test_batch_normalisation_gets_statistics_per_draw_within_the_budget() -> Non
     x = torch.randn(100, 3, generator=generator("cpu", 5))
     problem = Problem(network, Gaussian(), Normal(), Data(x, x[:, 0]))
     method = HMC(num_chains=2)
-    run = run_of(problem, method, 200)
+    run = chains_run(problem, method, 200)
     posterior = method.fit(problem, run)
     assert isinstance(posterior, Draws)
     assert float(posterior.kept.buffers["1.running_mean"].std(0).min()) > 0
@@ -332,10 +291,10 @@ def test_batch_normalisation_gets_statistics_per_draw_within_the_budget() -> Non
 
 
 def test_a_pretrained_model_is_where_chains_start() -> None:
-    target = linear()
+    target = correlated_gaussian()
     problem = target.problem.with_changes(pretrained=True)
     method = HMC(num_chains=2, step_size=1e-9)
-    draws = fitted(problem, method, run_of(problem, method, 20))
+    draws = sampled(problem, method, chains_run(problem, method, 20))
     torch.testing.assert_close(draws[:, 0], problem.initial().expand(2, -1), rtol=0, atol=1e-6)
 
 

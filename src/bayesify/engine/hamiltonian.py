@@ -92,21 +92,40 @@ def energy_error(kernel: Kernel, start: Point, velocity: Tensor, end: Point, end
     return kinetic - gained / kernel.problem.temperature
 
 
-def transition(
-    kernel: Kernel, point: Point, step_size: Tensor, num_steps: int, rng: torch.Generator
-) -> tuple[Point, Info]:
-    """One trajectory and its Metropolis test, for each chain by itself."""
+class Proposal(NamedTuple):
+    """Where a trajectory ends, and whether the chains may go there."""
+
+    end: Point
+    velocity: Tensor  # (K, P) there
+    info: Info
+
+
+def propose(kernel: Kernel, point: Point, step_size: Tensor, num_steps: int, rng: torch.Generator) -> Proposal:
+    """One trajectory of each chain with a new velocity."""
     theta = point.theta
     velocity = torch.randn(theta.shape, generator=rng, dtype=theta.dtype, device=theta.device)
     end, end_velocity = leapfrog(kernel, point, velocity, step_size, num_steps)
     error = energy_error(kernel, point, velocity, end, end_velocity)
     finite = torch.isfinite(error)
     acceptance = torch.where(finite, (-error).clamp_max(0).exp(), 0.0)
+    return Proposal(end, end_velocity, Info(acceptance, error, ~finite | (error > DIVERGENT)))
+
+
+def settle(point: Point, proposal: Proposal, rng: torch.Generator) -> Point:
+    """The Metropolis test, for each chain by itself."""
+    theta, end, acceptance = point.theta, proposal.end, proposal.info.acceptance
     accepted = torch.rand(len(theta), generator=rng, dtype=torch.float64, device=theta.device) < acceptance
-    moved = Point(
+    return Point(
         torch.where(accepted[:, None], end.theta, theta),
         torch.where(accepted[:, None], end.gradient, point.gradient),
         torch.where(accepted, end.log_likelihood, point.log_likelihood),
         torch.where(accepted, end.log_prior, point.log_prior),
     )
-    return moved, Info(acceptance, error, ~finite | (error > DIVERGENT))
+
+
+def transition(
+    kernel: Kernel, point: Point, step_size: Tensor, num_steps: int, rng: torch.Generator
+) -> tuple[Point, Info]:
+    """One trajectory and its Metropolis test, for each chain by itself."""
+    proposal = propose(kernel, point, step_size, num_steps, rng)
+    return settle(point, proposal, rng), proposal.info

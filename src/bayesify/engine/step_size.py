@@ -23,23 +23,26 @@ class Averaging(NamedTuple):
     log_mean: Tensor  # (K,) log ε averaged, used afterwards
     error: Tensor  # (K,) running mean of target − acceptance
     anchor: Tensor  # (K,) where log ε is drawn to, μ
-    updates: Tensor  # ()
+    updates: Tensor  # (K,)
 
 
 def start_averaging(log_step: Tensor) -> Averaging:
     """Begins at, and is drawn to, log ε (K,)."""
-    updates = torch.zeros((), dtype=torch.int64, device=log_step.device)
+    updates = torch.zeros_like(log_step, dtype=torch.int64)
     return Averaging(log_step, log_step.clone(), torch.zeros_like(log_step), log_step.clone(), updates)
 
 
-def adapt(state: Averaging, acceptance: Tensor, target: float) -> Averaging:
-    """One step of dual averaging per chain."""
+def adapt(state: Averaging, acceptance: Tensor, target: float, done: Tensor | None = None) -> Averaging:
+    """One step of dual averaging per chain, or only for those that are `done` (K,) with a transition."""
     updates = state.updates + 1
-    m = float(updates)
+    m = updates.to(state.error)
     error = state.error + (target - acceptance - state.error) / (m + T0)
-    log_step = state.anchor - math.sqrt(m) / GAMMA * error
+    log_step = state.anchor - m.sqrt() / GAMMA * error
     log_mean = torch.lerp(state.log_mean, log_step, m**-KAPPA)
-    return state._replace(log_step=log_step, log_mean=log_mean, error=error, updates=updates)
+    new = Averaging(log_step, log_mean, error, state.anchor, updates)
+    if done is None:
+        return new
+    return Averaging(*(torch.where(done, after, before) for before, after in zip(state, new, strict=True)))
 
 
 def search(kernel: Kernel, point: Point, log_step: Tensor, tries: int, rng: torch.Generator) -> Tensor:

@@ -7,18 +7,18 @@ the scales become the standard deviations and the step size is sought again.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bayesify.engine.chains import Info
-from bayesify.engine.hamiltonian import Kernel, Point
+from bayesify.engine.hamiltonian import Kernel
 from bayesify.engine.run import Run
 from bayesify.engine.step_size import MAXIMUM_DOUBLINGS, Averaging, adapt, search, start_averaging
 
-Move = Callable[[Kernel, Point, Tensor, Run], tuple[Point, Info]]
-"""A transition of the sampler with log step sizes (K,)."""
+Move = Callable[[Kernel, Any, Tensor, Run], tuple[Any, Info]]
+"""A transition of the sampler with log step sizes (K,), or a part of one (`Info.done`)."""
 
 SEARCH_SHARE = 0.2
 """Of the warm-up, at most, goes to the first guess of a step size."""
@@ -33,7 +33,7 @@ MINIMUM_WINDOW = 10
 class Spread(NamedTuple):
     """Welford's running variance of each parameter of each chain."""
 
-    number: Tensor  # () of transitions
+    number: Tensor  # (K,) of transitions
     mean: Tensor  # (K, P)
     squares: Tensor  # (K, P)
 
@@ -41,11 +41,11 @@ class Spread(NamedTuple):
 class WarmUp(NamedTuple):
     """Where the chains are and what was learned."""
 
-    point: Point
+    point: Any  # a Point, or a NamedTuple with its fields and more
     averaging: Averaging
     scale: Tensor  # (K, P) standard deviations: the masses are 1/scale²
     spread: Spread
-    window: Tensor  # () how many of WINDOWS have begun
+    window: Tensor  # () how many of WINDOWS have begun; -1 before the first guess of a step size
 
 
 class Aims(NamedTuple):
@@ -55,21 +55,24 @@ class Aims(NamedTuple):
     acceptance: float
     step: bool = True
     masses: bool = False
+    pooled: bool = False
+    """Whether masses are the same for all chains, of the variances within them."""
 
 
-def start(kernel: Kernel, point: Point, aims: Aims) -> WarmUp:
+def start(kernel: Kernel, point: Any, aims: Aims) -> WarmUp:
     """Before anything was learned."""
     averaging = start_averaging(torch.full_like(point.log_prior, math.log(aims.first_step)))
-    return WarmUp(point, averaging, kernel.scale.expand_as(point.theta), _no_spread(point.theta), averaging.updates)
+    begun = torch.full((), -1, dtype=torch.int64, device=point.theta.device)
+    return WarmUp(point, averaging, kernel.scale.expand_as(point.theta), _no_spread(point.theta), begun)
 
 
-def warm_up(kernel: Kernel, run: Run, point: Point, move: Move, aims: Aims, sweep: float) -> WarmUp:
+def warm_up(kernel: Kernel, run: Run, point: Any, move: Move, aims: Aims, sweep: float) -> WarmUp:
     """Adapts until the run is spent.
 
     Args:
         kernel: the density, with the scales to start from.
         run: the phase.
-        point: where the chains are.
+        point: where the chains are: a Point, or a NamedTuple with its fields and what else `move` needs.
         move: the sampler's transition.
         aims: what to adapt.
         sweep: gradient evaluations of one step of all chains.
@@ -77,33 +80,42 @@ def warm_up(kernel: Kernel, run: Run, point: Point, move: Move, aims: Aims, swee
     state = run.restore(start(kernel, point, aims))
     if run.finished:
         return state
-    if int(state.averaging.updates) == 0 and aims.step:
-        tries = int(SEARCH_SHARE * run.limit / sweep) if math.isfinite(run.limit) else MAXIMUM_DOUBLINGS
-        found = search(kernel, state.point, state.averaging.log_step, tries, run.rng)
-        state = state._replace(averaging=start_averaging(found))
+    if int(state.window) < 0:
+        state = state._replace(averaging=_first_guess(kernel, state, run, aims, sweep), window=state.window + 1)
     while run.affords(sweep):
         moved, info = move(kernel._replace(scale=state.scale), state.point, state.averaging.log_step, run)
         state = state._replace(point=moved)
-        if aims.step:
-            state = state._replace(averaging=adapt(state.averaging, info.acceptance, aims.acceptance))
-        if aims.masses:
-            state = _learn_masses(kernel, state, run)
+        if info.done is None or bool(info.done.any()):
+            state = _learn(kernel, state, info, aims, run)
         run.save(state)
         run.show_progress()
     run.finish(state)
     return state
 
 
-def _learn_masses(kernel: Kernel, state: WarmUp, run: Run) -> WarmUp:
+def _first_guess(kernel: Kernel, state: WarmUp, run: Run, aims: Aims, sweep: float) -> Averaging:
+    if not aims.step:
+        return state.averaging
+    tries = int(SEARCH_SHARE * run.limit / sweep) if math.isfinite(run.limit) else MAXIMUM_DOUBLINGS
+    return start_averaging(search(kernel, state.point, state.averaging.log_step, tries, run.rng))
+
+
+def _learn(kernel: Kernel, state: WarmUp, info: Info, aims: Aims, run: Run) -> WarmUp:
+    if aims.step:
+        state = state._replace(averaging=adapt(state.averaging, info.acceptance, aims.acceptance, info.done))
+    return _learn_masses(kernel, state, info.done, aims, run) if aims.masses else state
+
+
+def _learn_masses(kernel: Kernel, state: WarmUp, done: Tensor | None, aims: Aims, run: Run) -> WarmUp:
     begun = int(state.window)
     if begun:
-        state = state._replace(spread=_add(state.spread, state.point.theta))
+        state = state._replace(spread=_add(state.spread, state.point.theta, done))
     if begun == len(WINDOWS) or run.fraction < WINDOWS[begun]:
         return state
-    if begun and int(state.spread.number) < MINIMUM_WINDOW:
+    if begun and int(state.spread.number.min()) < MINIMUM_WINDOW:
         return state
     if begun:
-        scale = _scale(kernel, state.spread)
+        scale = _scale(kernel, state.spread, aims.pooled)
         # A step is ε s: with s given anew, ε starts from where the step would be as long as before.
         longer = (state.scale / scale).log().mean(-1).to(state.averaging.log_mean)
         averaging = start_averaging(state.averaging.log_mean + longer)
@@ -111,21 +123,22 @@ def _learn_masses(kernel: Kernel, state: WarmUp, run: Run) -> WarmUp:
     return state._replace(spread=_no_spread(state.point.theta), window=state.window + 1)
 
 
-def _scale(kernel: Kernel, spread: Spread) -> Tensor:
-    count = float(spread.number)
-    variance = spread.squares / (count - 1)
-    weight = count / (count + SHRINKAGE_DRAWS)
-    return (weight * variance + (1 - weight) * SHRINKAGE * kernel.scale.square()).sqrt()
+def _scale(kernel: Kernel, spread: Spread, pooled: bool) -> Tensor:
+    free = (spread.number - 1).to(spread.squares)[:, None]
+    squares = spread.squares
+    if pooled:
+        free, squares = free.sum(0).expand_as(free), squares.sum(0).expand_as(squares)
+    weight = free / (free + SHRINKAGE_DRAWS)
+    return (weight * squares / free + (1 - weight) * SHRINKAGE * kernel.scale.square()).sqrt()
 
 
 def _no_spread(theta: Tensor) -> Spread:
-    return Spread(
-        torch.zeros((), dtype=torch.int64, device=theta.device), torch.zeros_like(theta), torch.zeros_like(theta)
-    )
+    none = torch.zeros(len(theta), dtype=torch.int64, device=theta.device)
+    return Spread(none, torch.zeros_like(theta), torch.zeros_like(theta))
 
 
-def _add(spread: Spread, theta: Tensor) -> Spread:
-    count = spread.number + 1
-    before = theta - spread.mean
-    mean = spread.mean + before / count
-    return Spread(count, mean, spread.squares + before * (theta - mean))
+def _add(spread: Spread, theta: Tensor, done: Tensor | None) -> Spread:
+    number = spread.number + (1 if done is None else done)
+    before = theta - spread.mean if done is None else (theta - spread.mean) * done[:, None]
+    mean = spread.mean + before / number.clamp_min(1)[:, None]
+    return Spread(number, mean, spread.squares + before * (theta - mean))

@@ -12,6 +12,7 @@ from bayesify.methods.registry import method_names as method_names
 from bayesify.methods.registry import register as register
 
 if TYPE_CHECKING:
+    from bayesify.methods.chees_hmc import ChEESHMC as ChEESHMC
     from bayesify.methods.deep_ensemble import DeepEnsemble as DeepEnsemble
     from bayesify.methods.hmc import HMC as HMC
     from bayesify.methods.ivon import IVON as IVON
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from bayesify.methods.map import MAP as MAP
     from bayesify.methods.mc_dropout import MCDropout as MCDropout
     from bayesify.methods.multi import Multi as Multi
+    from bayesify.methods.nuts import NUTS as NUTS
     from bayesify.methods.subset import Subset as Subset
     from bayesify.methods.swag import SWAG as SWAG
     from bayesify.methods.temperature_scaled import TemperatureScaled as TemperatureScaled

@@ -17,6 +17,8 @@ _TARGETS = {
     "laplace": "bayesify.methods.laplace:Laplace",
     "ivon": "bayesify.methods.ivon:IVON",
     "hmc": "bayesify.methods.hmc:HMC",
+    "nuts": "bayesify.methods.nuts:NUTS",
+    "chees_hmc": "bayesify.methods.chees_hmc:ChEESHMC",
     "multi": "bayesify.methods.multi:Multi",
     "subset": "bayesify.methods.subset:Subset",
     "tempered": "bayesify.methods.tempered:Tempered",
