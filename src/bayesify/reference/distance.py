@@ -135,7 +135,7 @@ def _log_density(predictive: Predictive, at: torch.Tensor) -> torch.Tensor:
     constant = -scales.log() - 0.5 * math.log(2 * math.pi) - math.log(len(means))
     rows = max(1, AT_ONCE // means.numel())
     parts = []
-    for some in at.to(means.device).split(rows):
+    for some in torch.split(at.to(means.device), rows):
         z = (some[:, None] - means) / scales
         parts.append(torch.logsumexp(constant - 0.5 * z.square(), dim=1).cpu())
     return torch.cat(parts)

@@ -50,8 +50,9 @@ DEFAULT_BUDGET = Budget(seconds=600)
 GROWTH = 2.0
 FIRST_SHARE = 1 / 15
 """Of the budget: stages of 1, 2, 4 and 8 fifteenths then use all of it."""
-FIRST_SWEEPS = 2000
-"""Gradients of all data per chain in the first stage where the budget is time: they show how quick this machine is."""
+FIRST_SWEEPS = (2000, 8000)
+"""Gradients of all data per chain in the first stages where the budget is time: the first trains the chains' starts, the
+second shows how quick this machine is."""
 COMPILED_SWEEPS = 5000
 """From so many on a stage is compiled: later stages, other seeds and other samplers share the compile."""
 MIXED_R_HAT, MIXED_ESS = 1.01, 1000.0
@@ -180,11 +181,11 @@ def _evaluations(work: _Work, stages: tuple[Stage, ...], budget: Budget) -> floa
     """The budget in gradient evaluations; of a time, at the rate of the last stage."""
     if budget.seconds is None:
         return budget.limit(len(work.data.X_train), work.setup.chains)
-    if not stages:
-        return FIRST_SWEEPS * work.sweep
-    left = budget.seconds - sum(stage.seconds for stage in stages)
-    rate = stages[-1].gradient_evaluations / stages[-1].seconds
-    return sum(stage.gradient_evaluations for stage in stages) + max(0.0, left) * rate
+    spent = sum(stage.gradient_evaluations for stage in stages)
+    left = max(0.0, budget.seconds - sum(stage.seconds for stage in stages))
+    if len(stages) < len(FIRST_SWEEPS):
+        return spent + FIRST_SWEEPS[len(stages)] * work.sweep * (left > 0)
+    return spent + left * stages[-1].gradient_evaluations / stages[-1].seconds
 
 
 def _stage(work: _Work, kept: Kept, limit: float) -> Kept:
