@@ -51,8 +51,8 @@ GROWTH = 2.0
 FIRST_SHARE = 1 / 15
 """Of the budget: stages of 1, 2, 4 and 8 fifteenths then use all of it."""
 FIRST_SWEEPS = (2000, 8000)
-"""Gradients of all data per chain in the first stages where the budget is time: the first trains the chains' starts, the
-second shows how quick this machine is."""
+"""Gradients of all data per chain in the first stages where the budget is time: one to train the starts of the chains,
+one that shows how quick this machine is."""
 COMPILED_SWEEPS = 5000
 """From so many on a stage is compiled: later stages, other seeds and other samplers share the compile."""
 MIXED_R_HAT, MIXED_ESS = 1.01, 1000.0

@@ -34,7 +34,7 @@ FORMAT = 1
 """Goes up when the same settings would give another reference."""
 DEFAULT_NETWORK = (16, 16)
 DEFAULT_METHOD = "hmc"
-"""With the prior's masses: on energy (16-16, 30 s) learned ones left the halves of the chains 1.4 times as far apart."""
+"""With masses of the prior: on energy (16-16, 30 s) learned ones left the halves of the chains 1.4 times as far off."""
 
 
 @dataclass(frozen=True)
