@@ -151,7 +151,7 @@ def print_fidelity(found: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in titles:
         if title == "method":
-            table.add_column(title, overflow="fold", min_width=14)
+            table.add_column(title, overflow="fold", min_width=25)
         else:
             table.add_column(title, justify="right", no_wrap=True)
     for row in sorted(found["rows"], key=lambda row: (row["multiple"], row[main]["mean"] if row["seeds"] else 1e9)):
@@ -208,4 +208,4 @@ def gap_words(gap: dict[str, Any] | None) -> str:
 
 def with_error(value: float, error: float | None) -> str:
     """'0.031 ± 0.002'."""
-    return number(value) if error is None else f"{number(value)} ± {number(error)}"
+    return number(value) if error is None else f"{number(value)} ± {error:.1g}"
