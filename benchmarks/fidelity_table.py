@@ -84,9 +84,9 @@ def section(result: dict[str, Any]) -> str:
     lines = [
         f"### {result['task']}",
         "",
-        f"Network {network}, {setup['likelihood']}, prior {setup['prior']}, split {setup['split']}. Reference: "
-        f"{setup['method']}, {reference['gradient_evaluations']:.2g} gradient evaluations in "
-        f"{reference['seconds'] / 60:.0f} minutes; R-hat of functions {ceiling['r_hat'][0]:.2f} (median), "
+        f"Network {network}, `{setup['likelihood']}`, prior `{setup['prior']}`, split {setup['split']}. Reference: "
+        f"`{setup['method']}`, {reference['gradient_evaluations']:.2g} gradient evaluations in "
+        f"{reference['seconds'] / 60:.1f} minutes; R-hat of functions {ceiling['r_hat'][0]:.2f} (median), "
         f"{ceiling['r_hat'][1]:.2f} (95%), {ceiling['r_hat'][2]:.2f} (worst test input); effective draws "
         f"{ceiling['ess'][0]:.0f} (median), {ceiling['ess'][1]:.0f} (worst).",
         "",

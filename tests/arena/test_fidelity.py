@@ -50,6 +50,8 @@ def row(found: dict[str, Any], label: str) -> dict[str, Any]:
 def test_baselines_come_first_and_have_gaps_of_their_own(found: dict[str, Any]) -> None:
     assert [row["label"] for row in found["rows"]][:2] == ["map", "deep_ensemble"]
     assert row(found, "map")["map_gap"]["fraction"] == 0.0
+    assert row(found, "map")["map_gap"]["standard_error"] is None
+    assert row(found, "map")["ensemble_gap"]["standard_error"] > 0
     assert row(found, "deep_ensemble")["ensemble_gap"]["fraction"] == 0.0
 
 

@@ -260,6 +260,8 @@ def _row(own: list[dict[str, Any]], same: list[dict[str, Any]], reference: Refer
             if record["label"] == baseline and record["status"] == "done"
         ]
         row[name] = _gap([distance.main for distance in distances], others, reference) if others else None
+        if row["label"] == baseline and others:
+            row[name]["standard_error"] = None  # of 0 by definition
     return row
 
 

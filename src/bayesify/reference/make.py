@@ -1,7 +1,7 @@
 """`make_reference`: chains run in growing stages until their halves stop approaching each other or the budget ends.
 
 A stage starts where the one before ended, tunes its sampler anew and replaces the draws of the one before, which thus
-become burn-in. Stages at least double, so what is thrown away is less than what is kept. A stage is a function of its
+become burn-in; stages double, so what is thrown away is about as much as what is kept. A stage is a function of its
 start, its number and its length alone: one that was interrupted continues from its checkpoint and ends with the same
 digits.
 """
@@ -47,7 +47,8 @@ from bayesify.reference.reference import (
 )
 
 DEFAULT_BUDGET = Budget(seconds=600)
-GROWTH = 2.0
+GROWTH, LEAST_GROWTH = 2.0, 1.5
+"""Stages double; a last one for which the budget is a little short may be this much longer than the one before."""
 FIRST_SHARE = 1 / 15
 """Of the budget: stages of 1, 2, 4 and 8 fifteenths then use all of it."""
 FIRST_SWEEPS = (2000, 8000)
@@ -120,15 +121,14 @@ def make_reference(
 def next_limit(stages: tuple[Stage, ...], budget: float, minimum: float) -> float | None:
     """Gradient evaluations of the next stage, or None where the budget affords none that is worth it.
 
-    At least twice the last; what would not do for one more is given to this one, all of it.
+    Twice the last, or all that is left where that would not do for one more.
     """
     left = budget - sum(stage.gradient_evaluations for stage in stages)
     last = stages[-1].gradient_evaluations if stages else 0.0
-    least = max(GROWTH * last, minimum)
-    if left * (1 + 1e-6) < least:
+    if left * (1 + 1e-6) < max(LEAST_GROWTH * last, minimum):
         return None
-    wanted = max(least, FIRST_SHARE * left)
-    return left if left * (1 + 1e-6) < wanted + GROWTH * wanted else wanted
+    wanted = max(GROWTH * last, minimum, FIRST_SHARE * left)
+    return left if left < (1 + LEAST_GROWTH) * wanted else wanted
 
 
 def _end(stages: tuple[Stage, ...]) -> str | None:
