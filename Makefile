@@ -7,6 +7,8 @@ WORKERS ?= 2
 ARGS    ?=
 
 BIN    := $(VENV)/bin
+# The table of docs/fidelity.md takes hours: it has a target of its own.
+BENCHMARKS := $(filter-out benchmarks/_% benchmarks/fidelity_table.py,$(sort $(wildcard benchmarks/*.py)))
 # Stamps: pip runs again only when pyproject.toml changed.
 RUN    := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
@@ -19,7 +21,7 @@ SHELL         := /bin/bash
 .SHELLFLAGS   := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test lint format docs bench peers coverage clean
+.PHONY: help compare test lint format docs bench fidelity peers coverage clean
 
 help: ## say what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +47,10 @@ docs: $(DOCS) ## the documentation as HTML; a warning is an error
 	@echo "docs/_build/html/index.html"
 
 bench: $(DEV) ## every benchmark in benchmarks/, one after the other, on an otherwise idle machine
-	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+
+fidelity: $(DEV) ## the table of docs/fidelity.md: hours; the same command continues
+	$(ONE_THREAD) $(BIN)/python benchmarks/fidelity_table.py --workers $(WORKERS) $(ARGS)
 
 peers: ## what the benchmarks compare with, in an environment of its own (.venv-peers)
 	$(PYTHON) -m venv .venv-peers

@@ -142,6 +142,92 @@ def check(
 
 
 @app.command()
+def reference(
+    data: Annotated[str, typer.Argument(help="A CSV, TSV or Parquet file, or a data set's name.")],
+    target: Annotated[str | None, typer.Option(help="Column to predict; the last one by default.")] = None,
+    task: Annotated[str | None, typer.Option(help="regression, binary or multiclass; inferred by default.")] = None,
+    network: Annotated[str, typer.Option(help="Widths of the hidden layers, e.g. 16-16 or 50.")] = "16-16",
+    likelihood: Annotated[str | None, typer.Option(help="gaussian or categorical by default.")] = None,
+    prior: Annotated[str, typer.Option(help="Of the weights, e.g. normal or laplace.")] = "normal",
+    method: Annotated[str | None, typer.Option(help='The sampler, e.g. "hmc(mass=prior)".')] = None,
+    chains: Annotated[int, typer.Option(help="Run side by side.")] = 8,
+    draws: Annotated[int, typer.Option(help="Kept of each chain.")] = 250,
+    minutes: Annotated[float, typer.Option(help="Of sampling, in all.")] = 10.0,
+    split: Annotated[int, typer.Option(help="Which train/test split, from 0.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of splits and sampling.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; the default is in the cache.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sample a small network's posterior for long and say how well it is known; the same command continues."""
+    from bayesify.datasets import make_task
+    from bayesify.reference import make_reference, parsed_setup
+    from bayesify.terminal.fidelity import display, print_reference
+
+    prepared = make_task(data, target, task)
+    setup = parsed_setup(
+        prepared, network, likelihood, method, prior=prior, chains=chains, draws=draws, split=split, seed=seed
+    )
+    with _keeping_what_finished(), display(quiet=as_json) as shown:
+        shown.task(prepared)
+        found = make_reference(
+            prepared, setup, budget=_minutes(minutes), folder=out, progress=shown.fraction, watch=shown.stage
+        )
+    _print_json(found.as_dict()) if as_json else print_reference(found)
+
+
+@app.command()
+def fidelity(
+    data: Annotated[str, typer.Argument(help="A CSV, TSV or Parquet file, or a data set's name.")],
+    target: Annotated[str | None, typer.Option(help="Column to predict; the last one by default.")] = None,
+    task: Annotated[str | None, typer.Option(help="regression, binary or multiclass; inferred by default.")] = None,
+    methods: Annotated[str | None, typer.Option(help='E.g. "swag, multi(laplace, 3)"; all by default.')] = None,
+    seeds: Annotated[int, typer.Option(help="Fits of every method at every budget.")] = 3,
+    budget: Annotated[
+        str | None, typer.Option(help="Epochs of each of the ensemble's 10 members, e.g. 100; sized to the data.")
+    ] = None,
+    budgets: Annotated[str, typer.Option(help="Multiples of the budget, e.g. 1,4,16.")] = "1",
+    network: Annotated[str, typer.Option(help="Widths of the hidden layers, e.g. 16-16 or 50.")] = "16-16",
+    likelihood: Annotated[str | None, typer.Option(help="gaussian or categorical by default.")] = None,
+    prior: Annotated[str, typer.Option(help="Of the weights, e.g. normal or laplace.")] = "normal",
+    method: Annotated[str | None, typer.Option(help="The reference's sampler.")] = None,
+    chains: Annotated[int, typer.Option(help="Of the reference.")] = 8,
+    draws: Annotated[int, typer.Option(help="Kept of each chain.")] = 250,
+    minutes: Annotated[float, typer.Option(help="Of sampling the reference, in all.")] = 10.0,
+    split: Annotated[int, typer.Option(help="Which train/test split, from 0.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of splits and the reference.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The reference's folder; the default is in the cache.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How close methods come to the reference at equal compute; makes the reference where there is none yet."""
+    from bayesify.arena.fidelity import fidelity_field, measure_fidelity
+    from bayesify.datasets import make_task
+    from bayesify.reference import make_reference, parsed_setup
+    from bayesify.terminal.fidelity import display, print_fidelity
+
+    prepared, chosen, multiples, epochs = (
+        make_task(data, target, task),
+        _methods(methods),
+        _multiples(budgets),
+        _epochs(budget),
+    )
+    fidelity_field(chosen)  # a misspelt name fails before minutes of sampling
+    setup = parsed_setup(
+        prepared, network, likelihood, method, prior=prior, chains=chains, draws=draws, split=split, seed=seed
+    )
+    with _keeping_what_finished(), display(quiet=as_json) as shown:
+        shown.task(prepared)
+        made = make_reference(
+            prepared, setup, budget=_minutes(minutes), folder=out, progress=shown.fraction, watch=shown.stage
+        )
+        found = measure_fidelity(
+            prepared, made, chosen, multiples=multiples, seeds=seeds, epochs=epochs, watch=shown.watch
+        )
+    _print_json(found) if as_json else print_fidelity(found)
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """What is installed here, and what each missing part would add."""
     from bayesify.terminal.doctor import examine, print_examination
@@ -237,6 +323,12 @@ def _epochs(text: str | None) -> float | None:
         return float(number)
     except ValueError:
         raise BudgetError(f"--budget {text!r} is not a number of epochs: write for example --budget 100.") from None
+
+
+def _minutes(minutes: float) -> Any:
+    from bayesify.engine.budget import Budget
+
+    return Budget(seconds=60 * minutes)
 
 
 def _multiples(text: str) -> list[float]:

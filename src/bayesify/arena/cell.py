@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from bayesify.arena.models import build, likelihood_of, num_outputs, prior_of
+from bayesify.arena.models import build, likelihood_of, prior_of
 from bayesify.arena.plan import Cell, Settings
 from bayesify.arena.store import Arrays, Store
 from bayesify.datasets.prepare import Prepared, prepare
 from bayesify.datasets.splits import Split
-from bayesify.datasets.task import Task
+from bayesify.datasets.task import Task, num_outputs
 from bayesify.engine.budget import Budget
 from bayesify.engine.rng import seed_of
 from bayesify.errors import BayesifyError

@@ -8,7 +8,6 @@ from pathlib import Path
 from torch import nn
 
 from bayesify.arena.plan import digest
-from bayesify.datasets.task import Task
 from bayesify.engine.rng import seeded
 from bayesify.errors import ModelError
 from bayesify.model.priors import Normal, Prior, get_prior
@@ -30,15 +29,6 @@ def prior_of(chosen: str | None) -> Prior:
     RMSE 5.08 and log likelihood −2.97; with 3/√fan-in 4.83 and −2.89.
     """
     return Normal(gain=3.0) if chosen is None else get_prior(chosen)
-
-
-def num_outputs(task: Task, likelihood: str) -> int:
-    """How many outputs the network needs."""
-    if likelihood == "heteroscedastic_gaussian":
-        return 2
-    if likelihood == "categorical":
-        return len(task.classes or ())
-    return 1
 
 
 def load_factory(name: str) -> Factory:

@@ -46,6 +46,13 @@ class Task:
     notes: tuple[str, ...] = field(default=())
 
 
+def num_outputs(task: Task, likelihood: str) -> int:
+    """How many outputs a network for this task and the likelihood of that name has."""
+    if likelihood == "heteroscedastic_gaussian":
+        return 2
+    return len(task.classes or ()) if likelihood == "categorical" else 1
+
+
 def make_task(
     source: "str | Path | pd.DataFrame",
     target: str | None = None,
