@@ -45,5 +45,5 @@ def chain_values(posterior: Posterior, inputs: Any) -> ChainValues:
         )
     found = posterior.functions(inputs)
     shortest = min(lengths)
-    outputs, own = ([part[-shortest:] for part in torch.split(values, lengths)] for values in found)
+    outputs, own = ([part[-shortest:] for part in torch.split(values, list(lengths))] for values in found)
     return ChainValues(torch.stack(outputs), torch.stack(own))
