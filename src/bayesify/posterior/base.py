@@ -213,6 +213,27 @@ class Posterior(ABC):
 
         return export(self, example_inputs, num_samples, seed)
 
+    def to_arviz(self, inputs: Any, data: Any = None) -> Any:
+        """The chains' function values for ArviZ: its plots, diagnostics and leave-one-out cross-validation.
+
+        Weights are left out: networks whose hidden units are exchanged are the same function, so that R-hat and
+        effective sample sizes of weights say nothing.
+
+        Args:
+            inputs: (B, ...) at which functions are compared: `posterior["function"]` of shape (chain, draw, B), or
+                (chain, draw, B, C) for several outputs; the likelihood's own parameters are beside it.
+            data: (X, y) whose log likelihood is wanted by draw and example, `log_likelihood["y"]`; None leaves it out.
+
+        Returns:
+            An xarray DataTree with ArviZ 1, an InferenceData with 0.x.
+
+        Raises:
+            UnsupportedError: the draws are not of Markov chains, or ArviZ is not installed.
+        """
+        from bayesify.posterior.inference_data import to_arviz
+
+        return to_arviz(self, inputs, data)
+
     def _place(self, inputs: Any) -> Any:
         return as_inputs(inputs, self.model.network.device, self.model.network.dtype)
 
