@@ -49,6 +49,26 @@ def effective_sample_size(draws: Array) -> Array:
     return _ess(_split(np.asarray(draws, dtype=np.float64)))
 
 
+def autocorrelation(draws: Array) -> Array:
+    """Of each chain of (K, S) by lag, (K, S): noise at lags not small beside S; 0 for one that stands still."""
+    covariance = _autocovariance(np.asarray(draws, dtype=np.float64)[:, :, None])[:, :, 0].T
+    still = covariance[:, :1] <= 0
+    result: Array = np.where(still, 0.0, covariance / np.where(still, 1.0, covariance[:, :1]))
+    return result
+
+
+def rank_histogram(draws: Array, bins: int) -> npt.NDArray[np.int64]:
+    """How many draws of each chain of (K, S) fall into each of equal bins of the ranks of all draws, (K, bins).
+
+    Chains that agree have flat histograms; one that stays low fills the first bins (Vehtari et al. 2021).
+    """
+    from scipy.stats import rankdata
+
+    ranks = rankdata(draws.reshape(-1)).reshape(draws.shape)
+    places = np.minimum((bins * (ranks - 0.5) / draws.size).astype(np.int64), bins - 1)
+    return np.stack([np.bincount(own, minlength=bins) for own in places])
+
+
 def _split(draws: Array) -> Array:
     half = draws.shape[1] // 2  # the middle draw of an odd number is left out
     return np.concatenate([draws[:, :half], draws[:, -half:]])
