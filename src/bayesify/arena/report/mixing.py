@@ -116,7 +116,7 @@ def _lines(
         rows = [{"place": place, "value": value} for place, value in enumerate(chain)]
         colour = f"var(--chain-{number % _COLOURS + 1})"
         line = alt.Chart(drawing.values(rows)).mark_line(
-            color=colour, strokeWidth=width, opacity=0.85, interpolate=interpolate, clip=True, aria=False
+            color=colour, strokeWidth=width, opacity=0.85, interpolate=interpolate, aria=False
         )
         drawn.append(line.encode(x=x, y=y))
     return drawn
