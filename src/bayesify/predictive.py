@@ -269,6 +269,10 @@ class Predictive(Distribution):
             return self.logits.gather(-1, targets.long().unsqueeze(-1)).squeeze(-1)
         return torch.logsumexp(self._component_log_prob(targets), 0) - math.log(self.num_draws)
 
+    def draw_log_prob(self, value: Any) -> Tensor:
+        """Log p(y | x, θ) of every draw and example, (S, B): what leave-one-out cross-validation starts from."""
+        return self._component_log_prob(self._targets(value))
+
     def joint_log_prob(self, value: Any) -> Tensor:
         """Log p(y₁, …, y_B | x₁, …, x_B, D): the draws are whole functions, so dependence between examples counts.
 

@@ -1,5 +1,7 @@
 """The command line as users meet it: a process, its output and its exit code."""
 
+import dataclasses
+import functools
 import json
 import os
 import random
@@ -231,3 +233,23 @@ def test_ctrl_c_keeps_what_had_finished(tmp_path):
     assert "the same command continues" in errors
     assert "Traceback" not in errors
     assert list((tmp_path / "out").glob("runs/*/*.json"))
+
+
+def test_check_says_by_its_exit_code_whether_a_method_is_what_it_declares(here, monkeypatch):
+    import bayesify.exactness as exactness
+    from bayesify.engine.budget import Budget
+    from bayesify.methods.base import Exactness
+    from bayesify.methods.map import MAP
+
+    short = {"problems": [exactness.linear_regression()], "budget": Budget(epochs=30)}
+    monkeypatch.setattr(exactness, "check_method", functools.partial(exactness.check_method, **short))
+    found = here("check", "map", "--simulations", "6", "--json")
+    assert found.returncode == 0
+    result = json.loads(found.stdout)
+    assert result["exactness"] == "not a posterior"
+    assert result["calibration"]["simulations"] == 6
+    monkeypatch.setattr(MAP, "info", dataclasses.replace(MAP.info, exactness=Exactness.EXACT))
+    found = here("check", "map", "--simulations", "6")
+    assert found.returncode == 1
+    assert "NOT AS DECLARED" in found.stdout
+    assert "ranks of the truth" in found.stdout

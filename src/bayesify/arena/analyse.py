@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bayesify import metrics
+from bayesify.arena.chains import chain_summary
 from bayesify.arena.field import Entrant, default_epochs
 from bayesify.arena.models import likelihood_of
 from bayesify.arena.plan import Cell, Plan
@@ -74,6 +75,7 @@ def analyse(plan: Plan, store: Store, environment: dict[str, Any]) -> dict[str, 
         "methods": methods,
         "reliability": _reliability(plan, found, multiple),
         "curve": _curve(plan, found, comparisons),
+        "chains": _chains(plan, found, multiple),
         "progress": {
             "done": sum(len(cells) for cells in found.done.values()),
             "planned": len(plan.cells),
@@ -316,6 +318,17 @@ def _curve(plan: Plan, found: Collected, comparisons: dict[float, dict[str, Comp
                 }
             )
     return points
+
+
+def _chains(plan: Plan, found: Collected, multiple: float) -> dict[str, dict[str, Any]]:
+    """The first run of every sampler: chains of different runs have different posteriors."""
+    shown = {}
+    for entrant in plan.settings.entrants:
+        cells = found.done.get((entrant.label, multiple), [])
+        summary = chain_summary(min(cells, key=lambda one: (one.cell.split, one.cell.seed)).arrays) if cells else None
+        if summary is not None:
+            shown[entrant.label] = summary
+    return shown
 
 
 def _caveats(

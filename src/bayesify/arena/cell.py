@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bayesify.arena.chains import chain_series
 from bayesify.arena.models import build, likelihood_of, prior_of
 from bayesify.arena.plan import Cell, Settings
 from bayesify.arena.store import Arrays, Store
@@ -90,7 +91,7 @@ def _fit_and_score(cell: Cell, context: Context) -> tuple[dict[str, Any], Arrays
     )
     predictive, predict_seconds = _predict(posterior, data)
     targets = context.task.target[split.test]
-    arrays = _per_example(predictive, targets) | {"rows": split.test}
+    arrays = _per_example(predictive, targets) | {"rows": split.test} | chain_series(posterior, data.X_test)
     if np.isnan(arrays["log_prob"]).any():
         raise ArithmeticError("the predictive densities are NaN: the network's outputs are not finite")
     diagnostics, cost = posterior.diagnostics, posterior.cost

@@ -36,16 +36,37 @@ def convergence(draws: Array) -> Convergence:
     Returns:
         NaN for quantities that never change.
     """
-    halves = _split(np.asarray(draws, dtype=np.float64))
+    draws = np.asarray(draws, dtype=np.float64)
+    halves = _split(draws)
     folded = np.abs(halves - np.median(halves, axis=(0, 1)))
     scores = _normal_scores(halves)
     r_hat = np.maximum(_r_hat(scores), _r_hat(_normal_scores(folded)))
-    return Convergence(r_hat, _ess(scores), _tail_ess(halves))
+    return Convergence(r_hat, _ess(scores), _tail_ess(draws))
 
 
 def effective_sample_size(draws: Array) -> Array:
     """Effective sample size (D,) of the means of (K, S, D) as they are, for their Monte Carlo errors."""
     return _ess(_split(np.asarray(draws, dtype=np.float64)))
+
+
+def autocorrelation(draws: Array) -> Array:
+    """Of each chain of (K, S) by lag, (K, S): noise at lags not small beside S; 0 for one that stands still."""
+    covariance = _autocovariance(np.asarray(draws, dtype=np.float64)[:, :, None])[:, :, 0].T
+    still = covariance[:, :1] <= 0
+    result: Array = np.where(still, 0.0, covariance / np.where(still, 1.0, covariance[:, :1]))
+    return result
+
+
+def rank_histogram(draws: Array, bins: int) -> npt.NDArray[np.int64]:
+    """How many draws of each chain of (K, S) fall into each of equal bins of the ranks of all draws, (K, bins).
+
+    Chains that agree have flat histograms; one that stays low fills the first bins (Vehtari et al. 2021).
+    """
+    from scipy.stats import rankdata
+
+    ranks = rankdata(draws.reshape(-1)).reshape(draws.shape)
+    places = np.minimum((bins * (ranks - 0.5) / draws.size).astype(np.int64), bins - 1)
+    return np.stack([np.bincount(own, minlength=bins) for own in places])
 
 
 def _split(draws: Array) -> Array:
@@ -86,7 +107,7 @@ def _ess(draws: Array) -> Array:
 def _tail_ess(draws: Array) -> Array:
     """Of the indicators of the outer twentieths; NaN only where neither ever changes."""
     bounds = np.quantile(draws, (0.05, 0.95), axis=(0, 1))
-    tails = np.stack([_ess((draws <= bound).astype(np.float64)) for bound in bounds])
+    tails = np.stack([_ess(_split((draws <= bound).astype(np.float64))) for bound in bounds])
     both = np.isnan(tails).all(axis=0)
     result: Array = np.where(both, np.nan, np.fmin(tails[0], tails[1]))
     return result
@@ -105,10 +126,13 @@ def _correlation_time(rho: Array, num_draws: int) -> float:
     """Geyer's initial monotone sequence: pair sums are positive and fall, so noise beyond is cut off."""
     if not np.isfinite(rho).all():
         return float("nan")
-    pairs = rho[0 : 2 * (len(rho) // 2) : 2] + rho[1::2]
+    # As Stan and ArviZ do, the last lags are left out: they are sums of a few products. Of the last pair that is looked
+    # at, the negative one if there is any, only the even lag counts.
+    count = max(1, (len(rho) - 1) // 2)
+    pairs = rho[0 : 2 * count : 2] + rho[1 : 2 * count : 2]
     negative = np.flatnonzero(pairs < 0)
-    stop = negative[0] if len(negative) else len(pairs)
+    stop = negative[0] if len(negative) else count - 1
     monotone = np.minimum.accumulate(pairs[:stop])
-    last = max(rho[2 * stop], 0.0) if 2 * stop < len(rho) else 0.0
+    last = max(float(rho[2 * stop]), 0.0)
     time = -1 + 2 * float(monotone.sum()) + last
     return max(time, 1 / math.log10(num_draws))  # at most num_draws × log10(num_draws), for antithetic chains

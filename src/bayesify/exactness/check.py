@@ -2,7 +2,9 @@
 
 The method is run as a user would run it, on linear and logistic regression at temperatures 1 and 0.3, and what it
 gives is compared with the posterior that its record says it targets. The verdict is measured, then held against what
-the method declares of itself.
+the method declares of itself. With simulations, it is also run on small networks whose true weights are known
+because they were drawn (`exactness.sbc`), and with references, compared with long chains on real data
+(`exactness.closeness`).
 """
 
 import math
@@ -18,21 +20,21 @@ from bayesify.engine.budget import Budget, Meter
 from bayesify.engine.rng import seed_of
 from bayesify.engine.run import Run
 from bayesify.errors import BayesifyError, BudgetError, UnsupportedError
+from bayesify.exactness.closeness import RealProblem, closeness
 from bayesify.exactness.conjugate import linear_regression
 from bayesify.exactness.known import KnownPosterior, effective_parameters
 from bayesify.exactness.logistic import logistic_regression
 from bayesify.exactness.measure import MIN_BATCHED, Distances, Measured, Moments, distances, moments
 from bayesify.exactness.result import CheckResult, Failure, ProblemCheck
+from bayesify.exactness.sbc import calibrate
 from bayesify.fitting import fit_problem, make_problem
 from bayesify.methods.base import Exactness, Method, describe
 from bayesify.methods.registry import get_method
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Posterior
-from bayesify.posterior.calibrated import Calibrated
-from bayesify.posterior.draws import Draws
+from bayesify.posterior.fixed import is_fixed
 from bayesify.posterior.gaussian import Gaussian
 from bayesify.posterior.linearised import Linearised
-from bayesify.posterior.mixture import Mixture
 
 DEFAULT_BUDGET = Budget(epochs=2000)
 TEMPERATURES = (1.0, 0.3)
@@ -64,6 +66,8 @@ def check_method(
     seed: int = 0,
     budget: Budget | None = None,
     problems: Sequence[KnownPosterior] | None = None,
+    simulations: int = 0,
+    references: Sequence[RealProblem] = (),
 ) -> CheckResult:
     """Measures a method against posteriors that are known.
 
@@ -72,6 +76,8 @@ def check_method(
         seed: of the fits and of the controls.
         budget: for each problem; None is 2,000 epochs per particle, far more than such problems need.
         problems: None is linear and logistic regression at temperatures 1 and 0.3.
+        simulations: of simulation-based calibration on a small network; 0 leaves it out.
+        references: real data with the predictive of long chains.
 
     Raises:
         BayesifyError: the method is unknown, cannot afford to start, or can be run on none of the problems.
@@ -85,18 +91,39 @@ def check_method(
             raise
         except BayesifyError as error:
             errors.append(error)
-            excused = isinstance(error, UnsupportedError)
-            failures.append(Failure(known.name, known.temperature, str(error), excused))
+            failures.append(_failure(known.name, known.temperature, error))
     if not checks:
         raise errors[0]
-    info = chosen.info
-    return CheckResult(describe(chosen), info.exactness, info.bias, tuple(checks), tuple(failures), seed)
+    calibration, distances = None, []
+    try:
+        calibration = calibrate(chosen, simulations, seed, budget) if simulations else None
+    except BayesifyError as error:
+        failures.append(_failure("simulation-based calibration", 1.0, error))
+    for real in references:
+        try:
+            distances.append(closeness(chosen, real, seed, budget))
+        except BayesifyError as error:
+            failures.append(_failure(real.name, 1.0, error))
+    return CheckResult(
+        method=describe(chosen),
+        declared=chosen.info.exactness,
+        bias=chosen.info.bias,
+        problems=tuple(checks),
+        failures=tuple(failures),
+        seed=seed,
+        calibration=calibration,
+        closeness=tuple(distances),
+    )
+
+
+def _failure(problem: str, temperature: float, error: BayesifyError) -> Failure:
+    return Failure(problem, temperature, str(error), excused=isinstance(error, UnsupportedError))
 
 
 def _check(method: Method, known: KnownPosterior, seed: int, budget: Budget) -> ProblemCheck:
     runs = [_fit(method, known, seed, budget)]
     posterior = runs[0].posterior
-    fixed = _is_fixed(posterior)
+    fixed = is_fixed(posterior)
     if fixed and len(runs[0].theta) >= MIN_BATCHED and method.info.exactness in STRICT:
         runs += [_fit(method, known, seed_of(seed, "repeat", i), budget) for i in range(1, SAMPLER_RUNS)]
     theta = torch.cat([run.theta for run in runs])
@@ -138,7 +165,7 @@ def _fit(method: Method, known: KnownPosterior, seed: int, budget: Budget) -> _F
     problem = _problem(method, known)
     limit = budget.limit(problem.num_examples, method.num_particles)
     posterior = fit_problem(problem, method, Run(problem.meter, limit=limit, seconds=budget.seconds, seed=seed))
-    particles = posterior.particles(None if _is_fixed(posterior) else FRESH_DRAWS, seed)
+    particles = posterior.particles(None if is_fixed(posterior) else FRESH_DRAWS, seed)
     return _Fitted(posterior, effective_parameters(posterior.model, particles, known.inputs.shape[1]))
 
 
@@ -153,15 +180,6 @@ def _problem(method: Method, known: KnownPosterior) -> Problem:
         validation=Data(known.test_inputs, known.test_targets) if calibrates else None,
         device="cpu",
     ).with_changes(temperature=known.temperature, meter=Meter())
-
-
-def _is_fixed(posterior: Posterior) -> bool:
-    """Whether there are only so many draws."""
-    if isinstance(posterior, Calibrated):
-        return _is_fixed(posterior.base)
-    if isinstance(posterior, Mixture):
-        return any(_is_fixed(part) for part in posterior.components)
-    return isinstance(posterior, Draws)
 
 
 def _distances(

@@ -5,6 +5,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
+from bayesify.exactness.calibration import Calibration
+from bayesify.exactness.closeness import Closeness
 from bayesify.exactness.measure import Distances, Measured, Moments
 from bayesify.methods.base import Exactness
 
@@ -100,6 +102,8 @@ class CheckResult:
         problems: one entry per problem that it ran on.
         failures: the others.
         seed: of everything.
+        calibration: simulation-based, on small networks, where that was asked for.
+        closeness: to long chains on real data, where those were given.
     """
 
     method: str
@@ -108,28 +112,39 @@ class CheckResult:
     problems: tuple[ProblemCheck, ...]
     failures: tuple[Failure, ...]
     seed: int
+    calibration: Calibration | None = None
+    closeness: tuple[Closeness, ...] = ()
 
     @property
     def worst(self) -> ProblemCheck:
-        """The problem that decides."""
+        """The known posterior that it is furthest from."""
         return max(self.problems, key=_badness)
 
     @property
     def exactness(self) -> Exactness:
         """The worst that was measured."""
-        return self.worst.exactness
+        found = [self.worst.exactness]
+        if self.calibration is not None and self.calibration.deviates:
+            found.append(self.calibration.exactness)
+        return max(found, key=RANKS.index)
 
     @property
     def verdict(self) -> str:
         """The worst in words."""
-        return self.worst.verdict
+        if self.calibration is None:
+            return self.worst.verdict
+        words = [f"{self.worst.words} on {_title(self.worst)}"] if self.worst.words else []
+        words.append(f"on small networks {self.calibration.words}")
+        return f"{self.exactness.value} ({'; '.join(words)})"
 
     @property
     def complaints(self) -> tuple[str, ...]:
         """In what the method is not what it declares; empty if it is."""
         found = []
-        if _rank(self.exactness) > _rank(self.declared):
-            found.append(f"declares itself {self.declared.value} but is {self.verdict} on {_title(self.worst)}")
+        if _rank(self.worst.exactness) > _rank(self.declared):
+            found.append(f"declares itself {self.declared.value} but is {self.worst.verdict} on {_title(self.worst)}")
+        if self.calibration is not None and _rank(self.calibration.exactness) > _rank(self.declared):
+            found.append(f"declares itself {self.declared.value} but is {self.calibration.verdict} on small networks")
         for check in self.problems:
             if check.law is not None and not check.law.is_zero:
                 found.append(
@@ -157,12 +172,19 @@ class CheckResult:
             "seed": self.seed,
             "problems": [check.as_dict() for check in self.problems],
             "failures": [vars(failure) for failure in self.failures],
+            "calibration": None if self.calibration is None else self.calibration.as_dict(),
+            "closeness": [found.as_dict() for found in self.closeness],
         }
 
     def __str__(self) -> str:
         lines = _wrapped(f"{self.method}: declared {self.declared.value}" + (f" — {self.bias}" if self.bias else ""))
         for check in self.problems:
             lines += ["", *_paragraph(check)]
+        if self.calibration is not None:
+            title = f"{self.calibration.problem}, weights from the prior: {self.calibration.verdict}"
+            lines += ["", *_wrapped(title), *self.calibration.lines()]
+        for found in self.closeness:
+            lines += ["", *_wrapped(found.sentence)]
         for failure in self.failures:
             word = "does not apply" if failure.excused else "failed"
             lines += ["", *_wrapped(f"{_title(failure)}: {word}: {failure.reason}")]

@@ -101,7 +101,7 @@ class Sampler(Method):
         particles = Particles(trace.theta, problem.buffers(trace.theta))
         found = trace.summary() | mixing(problem, particles, self.num_chains, plan.num_rows) | notes
         run.notes.update(found, warnings=[*run.notes.get("warnings", []), *warnings(found, self.num_chains)])
-        return Draws(problem.model, particles)
+        return Draws(problem.model, particles, self.num_chains)
 
     def _warm_start(self, problem: Problem, run: Run) -> Tensor:
         phase = run.phase("warm-start", WARM_SHARE)

@@ -31,6 +31,13 @@ class Particles(NamedTuple):
     buffers: Buffers  # {name: (S, ...)}
 
 
+class Functions(NamedTuple):
+    """Values of S functions at B inputs, and the likelihood's own parameters that belong to each."""
+
+    outputs: Tensor  # (S, B, C)
+    parameters: Tensor  # (S, L)
+
+
 @dataclass(frozen=True)
 class Diagnostics:
     """How the fit went: numbers by name, and warnings in words that say what to do."""
@@ -75,6 +82,10 @@ class Posterior(ABC):
         """The predictive for inputs already on the device."""
 
     @abstractmethod
+    def _functions(self, inputs: Any, num_samples: int | None, seed: int) -> Functions:
+        """Values of functions at inputs already on the device."""
+
+    @abstractmethod
     def _draw(self, seed: int) -> Function:
         """One function of inputs already on the device."""
 
@@ -117,6 +128,22 @@ class Posterior(ABC):
                 return function(placed)
 
         return evaluate
+
+    def functions(self, inputs: Any, num_samples: int | None = None, seed: int = 0) -> Functions:
+        """Values of many functions at once: each is ONE draw at all inputs, as `draw` gives them one by one.
+
+        Args:
+            inputs: (B, ...) in any form `fit` takes.
+            num_samples: S; None uses all that were kept, in the order in which they were, or the form's default.
+            seed: of the draws.
+
+        Raises:
+            DataError, ModelError: as in `predict`.
+        """
+        require_draws(num_samples)
+        placed = self._place(inputs)
+        with explained(placed):
+            return self._functions(placed, num_samples, seed)
 
     def sample(self, num_samples: int | None = None, seed: int = 0) -> dict[str, Tensor]:
         """Parameter draws by name, {name: (S, *shape)}; the likelihood's own parameters under 'likelihood'."""
@@ -186,6 +213,27 @@ class Posterior(ABC):
 
         return export(self, example_inputs, num_samples, seed)
 
+    def to_arviz(self, inputs: Any, data: Any = None) -> Any:
+        """The chains' function values for ArviZ: its plots, diagnostics and leave-one-out cross-validation.
+
+        Weights are left out: networks whose hidden units are exchanged are the same function, so that R-hat and
+        effective sample sizes of weights say nothing.
+
+        Args:
+            inputs: (B, ...) at which functions are compared: `posterior["function"]` of shape (chain, draw, B), or
+                (chain, draw, B, C) for several outputs; the likelihood's own parameters are beside it.
+            data: (X, y) whose log likelihood is wanted by draw and example, `log_likelihood["y"]`; None leaves it out.
+
+        Returns:
+            An xarray DataTree with ArviZ 1, an InferenceData with 0.x.
+
+        Raises:
+            UnsupportedError: the draws are not of Markov chains, or ArviZ is not installed.
+        """
+        from bayesify.posterior.inference_data import to_arviz
+
+        return to_arviz(self, inputs, data)
+
     def _place(self, inputs: Any) -> Any:
         return as_inputs(inputs, self.model.network.device, self.model.network.dtype)
 
@@ -208,6 +256,12 @@ def mixture_of(model: Model, particles: Particles, inputs: Any) -> Predictive:
     """The predictive that averages the likelihood over particles."""
     outputs = model.outputs(particles.theta, inputs, particles.buffers)
     return Predictive(model.likelihood, outputs, model.split(particles.theta)[1])
+
+
+def functions_of(model: Model, particles: Particles, inputs: Any) -> Functions:
+    """The functions that particles are."""
+    outputs = model.outputs(particles.theta, inputs, particles.buffers)
+    return Functions(outputs, model.split(particles.theta)[1])
 
 
 def function_of(model: Model, particles: Particles, index: int) -> Function:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bayesify.posterior.base import Function, Particles, Posterior
+from bayesify.posterior.base import Function, Functions, Particles, Posterior
 from bayesify.predictive import Predictive
 
 
@@ -27,6 +27,9 @@ class Calibrated(Posterior):
 
     def _predict(self, inputs: Any, num_samples: int | None, seed: int) -> Predictive:
         return self.base._predict(inputs, num_samples, seed).calibrated(self.predictive_temperature)
+
+    def _functions(self, inputs: Any, num_samples: int | None, seed: int) -> Functions:
+        return self.base._functions(inputs, num_samples, seed)
 
     def _draw(self, seed: int) -> Function:
         return self.base._draw(seed)

@@ -6,18 +6,33 @@ import torch
 from torch import Tensor
 
 from bayesify.model.model import Model
-from bayesify.posterior.base import Function, Particles, Posterior, chooser, function_of, mixture_of
+from bayesify.posterior.base import (
+    Function,
+    Functions,
+    Particles,
+    Posterior,
+    chooser,
+    function_of,
+    functions_of,
+    mixture_of,
+)
 from bayesify.predictive import Predictive
 
 
 class Draws(Posterior):
-    """S kept particles. More than S samples are drawn with replacement."""
+    """S kept particles. More than S samples are drawn with replacement.
+
+    Attributes:
+        kept: the particles; of Markov chains one chain after the other, each in the order of its steps.
+        num_chains: how many chains they are of, equally many of each; None for draws that are not of chains.
+    """
 
     form = "draws"
 
-    def __init__(self, model: Model, particles: Particles) -> None:
+    def __init__(self, model: Model, particles: Particles, num_chains: int | None = None) -> None:
         Posterior.__init__(self, model)
         self.kept = particles
+        self.num_chains = num_chains
 
     def particles(self, num_samples: int | None = None, seed: int = 0) -> Particles:  # noqa: D102
         kept = len(self.kept.theta)
@@ -33,6 +48,9 @@ class Draws(Posterior):
     def _predict(self, inputs: Any, num_samples: int | None, seed: int) -> Predictive:
         return mixture_of(self.model, self.particles(num_samples, seed), inputs)
 
+    def _functions(self, inputs: Any, num_samples: int | None, seed: int) -> Functions:
+        return functions_of(self.model, self.particles(num_samples, seed), inputs)
+
     def _draw(self, seed: int) -> Function:
         rng = chooser(self.model, seed, "draw")
         index = int(torch.randint(len(self.kept.theta), (), generator=rng, device=rng.device))
@@ -46,7 +64,7 @@ class Draws(Posterior):
         return {"theta": theta[:1] if shared else theta, **buffers}
 
     def settings(self) -> dict[str, Any]:  # noqa: D102
-        return {"num_particles": len(self.kept.theta)}
+        return {"num_particles": len(self.kept.theta), "num_chains": self.num_chains}
 
     @staticmethod
     def restored(model: Model, tensors: dict[str, Tensor], settings: dict[str, Any]) -> "Draws":
@@ -54,4 +72,4 @@ class Draws(Posterior):
         theta = tensors["theta"].expand(settings["num_particles"], -1)
         prefix = "buffers."
         buffers = {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
-        return Draws(model, Particles(theta, buffers))
+        return Draws(model, Particles(theta, buffers), settings.get("num_chains"))  # not in older files

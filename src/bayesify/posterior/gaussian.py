@@ -8,7 +8,16 @@ from torch import Tensor
 from bayesify.covariance import Covariance, Diagonal, Full, Kronecker, LowRank
 from bayesify.model.model import Model
 from bayesify.model.network import Buffers
-from bayesify.posterior.base import Function, Particles, Posterior, chooser, function_of, mixture_of
+from bayesify.posterior.base import (
+    Function,
+    Functions,
+    Particles,
+    Posterior,
+    chooser,
+    function_of,
+    functions_of,
+    mixture_of,
+)
 from bayesify.predictive import Predictive
 
 DEFAULT_SAMPLES = 30
@@ -36,6 +45,9 @@ class Gaussian(Posterior):
 
     def _predict(self, inputs: Any, num_samples: int | None, seed: int) -> Predictive:
         return mixture_of(self.model, self.particles(num_samples, seed), inputs)
+
+    def _functions(self, inputs: Any, num_samples: int | None, seed: int) -> Functions:
+        return functions_of(self.model, self.particles(num_samples, seed), inputs)
 
     def _draw(self, seed: int) -> Function:
         return function_of(self.model, self._at(1, chooser(self.model, seed, "draw")), 0)

@@ -32,7 +32,7 @@ from bayesify.errors import UnsupportedError
 from bayesify.model.likelihoods import Gaussian as GaussianLikelihood
 from bayesify.model.model import Model
 from bayesify.model.network import Buffers, Mode
-from bayesify.posterior.base import Function, Particles, Posterior, chooser
+from bayesify.posterior.base import Function, Functions, Particles, Posterior, chooser
 from bayesify.posterior.gaussian import gaussian_restored, gaussian_tensors
 from bayesify.predictive import Predictive
 
@@ -98,15 +98,17 @@ class Linearised(Posterior):
     def _predict(self, inputs: Any, num_samples: int | None, seed: int) -> Predictive:
         if isinstance(self.model.likelihood, GaussianLikelihood):
             return self._closed_form(inputs)
+        return Predictive(self.model.likelihood, *self._functions(inputs, num_samples, seed))
+
+    def _functions(self, inputs: Any, num_samples: int | None, seed: int) -> Functions:
         count = self.num_samples if num_samples is None else num_samples
         white = self._white(count, chooser(self.model, seed, "particles"))
-        outputs = torch.cat([self._functions(part, inputs) for part in white])
-        own = self.model.split(self.mean)[1].expand(count, -1)
-        return Predictive(self.model.likelihood, outputs, own)
+        outputs = torch.cat([self._linear_functions(part, inputs) for part in white])
+        return Functions(outputs, self.model.split(self.mean)[1].expand(count, -1))
 
     def _draw(self, seed: int) -> Function:
         white = self.covariance.white(1, chooser(self.model, seed, "draw"))
-        return lambda inputs: self._functions(white, inputs)[0]
+        return lambda inputs: self._linear_functions(white, inputs)[0]
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         return gaussian_tensors(self.mean, self.covariance, self.buffers)
@@ -213,7 +215,7 @@ class Linearised(Posterior):
 
     # ---- function draws ------------------------------------------------------------------------------------------
 
-    def _functions(self, white: Tensor, inputs: Any) -> Tensor:
+    def _linear_functions(self, white: Tensor, inputs: Any) -> Tensor:
         """f_lin for the draws of some white noise (S, ...): (S, B, C)."""
         factored = self._factored(inputs)
         network, buffers = self._network_and_buffers()

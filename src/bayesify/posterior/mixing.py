@@ -24,6 +24,10 @@ TEST_SHARE = 0.015
 """At most this share of the budget, in forward passes, goes to that."""
 UNMIXED = 1.1
 """R-hat from which one warns: 1.01 for parameters one wants to report, but functions of networks rarely reach it."""
+FEW_EFFECTIVE = 25
+"""Effective draws below which spread is hardly known: a standard deviation of n draws is uncertain by 1/√(2 n)."""
+HOPELESS = 10.0
+"""R-hat from which its size says nothing more."""
 LOW_ACCEPTANCE = 0.4
 """Below this a chain mostly repeats itself; 0.6 to 0.9 is efficient."""
 
@@ -85,6 +89,11 @@ def warnings(found: dict[str, Any], num_chains: int) -> list[str]:
         )
     elif found["r_hat"] > UNMIXED:
         result.append(_disagreement(found, num_chains))
+    elif found["ess"] < FEW_EFFECTIVE:
+        result.append(
+            f"the chains agree, but all their draws are worth only {found['ess']:.0f} independent ones where they are "
+            f"worth least, and standard deviations uncertain by {(2 * found['ess']) ** -0.5:.0%}; raise the budget."
+        )
     if found["divergences"]:
         result.append(
             f"{found['divergences']} steps diverged: parts of the posterior are narrower than the step size can "
@@ -100,8 +109,13 @@ def warnings(found: dict[str, Any], num_chains: int) -> list[str]:
 
 def _disagreement(found: dict[str, Any], num_chains: int) -> str:
     chains = "the chain's halves disagree" if num_chains == 1 else f"{num_chains} chains disagree"
-    where = f" on {found['disagreeing']:.0%} of the tested inputs" if found["disagreeing"] else " on the noise"
+    where = f" on {_percent(found['disagreeing'])} of the tested inputs" if found["disagreeing"] else " on the noise"
+    size = f"up to {found['r_hat']:.2f}" if found["r_hat"] < HOPELESS else f"above {HOPELESS:g}"
     return (
-        f"{chains}{where} (R-hat up to {found['r_hat']:.2g}, {found['ess']:.0f} effective draws): they have not mixed, "
-        "and describe the region around each start. Raise the budget, use mile, or read them as an ensemble."
+        f"{chains}{where} (R-hat {size}, {found['ess']:.0f} effective draws): they have not mixed, and describe the "
+        "region around each start. Raise the budget, use mile, or read them as an ensemble."
     )
+
+
+def _percent(share: float) -> str:
+    return "all" if share == 1 else f"{share:.0%}"

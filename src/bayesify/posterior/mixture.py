@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bayesify.errors import MethodError
-from bayesify.posterior.base import Function, Particles, Posterior, chooser
+from bayesify.posterior.base import Function, Functions, Particles, Posterior, chooser
 from bayesify.predictive import Predictive
 
 
@@ -36,6 +36,11 @@ class Mixture(Posterior):
     def _predict(self, inputs: Any, num_samples: int | None, seed: int) -> Predictive:
         share = self.share(num_samples)
         return Predictive.pooled([component._predict(inputs, share, seed) for component in self.components])
+
+    def _functions(self, inputs: Any, num_samples: int | None, seed: int) -> Functions:
+        parts = [component._functions(inputs, self.share(num_samples), seed) for component in self.components]
+        outputs = torch.cat([part.outputs for part in parts])[:num_samples]
+        return Functions(outputs, torch.cat([part.parameters for part in parts])[:num_samples])
 
     def _draw(self, seed: int) -> Function:
         rng = chooser(self.model, seed, "component")

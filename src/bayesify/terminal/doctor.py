@@ -16,6 +16,7 @@ PARTS = {
     "duckdb": "queries over stored results",
     "optuna": "--tune",
     "mapie": "conformal sets and intervals",
+    "arviz": "posterior.to_arviz()",
 }
 
 

@@ -66,6 +66,7 @@ def example(kind: str = "regression", *, budgets: bool = False, seed: int = 0) -
         "methods": methods,
         "reliability": {m["name"]: _reliability(m, kind, rng) for m in methods},
         "curve": _curve(methods, rng) if budgets else [],
+        "chains": {"hmc": _chains(rng)},
         "progress": {"done": 65, "planned": 65, "failed": 0},
         "missing": [],
         "caveats": ["The standard splits of this data set overlap: intervals are corrected for it."],
@@ -238,6 +239,19 @@ def _reliability(method: dict[str, Any], kind: str, rng: np.random.Generator) ->
             "low": float(max(0, right - half)), "high": float(min(1, right + half)),
         })  # fmt: skip
     return rows
+
+
+def _chains(rng: np.random.Generator) -> dict[str, Any]:
+    """Four chains of 100 kept draws at 2 test inputs, one chain a little apart."""
+    from bayesify.arena.chains import chain_summary
+
+    values = rng.standard_normal((4, 100, 2))
+    for step in range(1, 100):
+        values[:, step] = 0.7 * values[:, step - 1] + 0.71 * values[:, step]
+    values[2, :, 1] += 0.6
+    found = chain_summary({"chains": values.astype(np.float32), "rows": np.arange(50), "chain_rows": np.array([3, 17])})
+    assert found is not None
+    return found
 
 
 def _curve(methods: list[dict[str, Any]], rng: np.random.Generator) -> list[dict[str, Any]]:

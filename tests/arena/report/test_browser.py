@@ -96,8 +96,8 @@ def test_drawings_are_seen(visit: Callable[..., Any]) -> None:
         ".map(r => [r.width, r.height])"
     )
     shown = [size for size in sizes if size[0] > 0]
-    assert len(sizes) == 30
-    assert len(shown) == 29  # of the wide and the narrow forest plot, one
+    assert len(sizes) == 33
+    assert len(shown) == 32  # of the wide and the narrow forest plot, one
     assert all(width > 100 and height > 100 for width, height in shown)
     colour = "return getComputedStyle(document.querySelector('.wide path[aria-roledescription=point]')).stroke"
     light = browser.execute_script(colour)

@@ -15,7 +15,7 @@ import pytest
 from bayesify.arena.report import render_html, render_markdown, write_report
 from bayesify.errors import DataError, SaveError
 
-SECTIONS = ["differences", "cost", "calibration", "scores", "costs", "caveats", "reading", "reproduce"]
+SECTIONS = ["differences", "cost", "calibration", "chains", "scores", "costs", "caveats", "reading", "reproduce"]
 VOID = {"meta", "link", "img", "br", "hr", "input", "base", "source"}
 
 
@@ -100,9 +100,9 @@ def test_every_method_is_in_plot_and_tables(examples: ModuleType, regression_htm
 
 
 def test_drawings(examples: ModuleType, regression_html: str) -> None:
-    assert regression_html.count("<svg ") == 2 + 3 + 13  # forest wide and narrow, fronts, reliability
+    assert regression_html.count("<svg ") == 2 + 3 + 13 + 3  # forest wide and narrow, fronts, reliability, chains
     both = render_html(examples.example("multiclass", budgets=True))
-    assert both.count("<svg ") == 2 + 3 + 12 + 13
+    assert both.count("<svg ") == 2 + 3 + 12 + 13 + 3
     assert [name for name in Page(both).ids if name == "curves"]
     assert "confidence is honest" in both
 

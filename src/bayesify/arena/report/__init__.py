@@ -17,6 +17,8 @@ Schema 1 of the result, all keys optional:
   peak_memory_bytes), budget_fraction, unspent_reason, predict_seconds, warnings, diagnostics.
 * ``reliability``: per method, bins (confidence, accuracy, low, high, count) or levels (level, coverage).
 * ``curve``: method, multiple, gradient_evaluations, score, low, high, verdict; drawn with two or more multiples.
+* ``chains``: per method, row, tested, r_hat, ess, and per chain lists trace, ranks (counts in equal bins) and
+  autocorrelation (by lag).
 * ``progress``: done, planned, failed. ``missing``: method, split, seed, reason. ``caveats``: sentences.
 """
 

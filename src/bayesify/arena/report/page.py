@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bayesify.arena.report import forest, notes, panels, pareto, tables, wording
+from bayesify.arena.report import forest, mixing, notes, panels, pareto, tables, wording
 from bayesify.arena.report.plain import Plain, strict_json, text
 from bayesify.arena.report.view import SYMBOLS, VERDICTS, ReportView, read
 
@@ -39,6 +39,7 @@ def html(raw: Plain) -> str:
             pareto_cut=wording.listing(list(dict.fromkeys(f"“{name}”" for panel in fronts for name in panel.cut))),
             reliability=panels.reliability(view),
             curves=panels.curves(view),
+            chains=mixing.chains(view),
             download=base64.b64encode(strict_json(raw).encode()).decode(),
         )
     )

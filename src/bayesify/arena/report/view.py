@@ -89,6 +89,18 @@ class CurvePoint(NamedTuple):
     gradient_evaluations: float | None
 
 
+class ChainsView(NamedTuple):
+    """One function value of a sampler's chains, one tuple per chain."""
+
+    row: int | None
+    tested: int | None
+    r_hat: float | None
+    ess: float | None
+    trace: tuple[tuple[float, ...], ...]
+    ranks: tuple[tuple[float, ...], ...]
+    autocorrelation: tuple[tuple[float, ...], ...]
+
+
 class MissingRuns(NamedTuple):
     """Runs of one method that are not in the result for one reason."""
 
@@ -114,6 +126,7 @@ class ReportView:
     methods: tuple[MethodView, ...]
     reliability: dict[str, tuple[CalibrationPoint, ...]]
     curve: dict[str, tuple[CurvePoint, ...]]
+    chains: dict[str, ChainsView]
     missing: tuple[MissingRuns, ...]
     caveats: tuple[str, ...]
     progress: Plain = field(default_factory=dict)
@@ -181,6 +194,7 @@ def read(raw: Plain) -> ReportView:
         methods=methods,
         reliability=_reliability(table(raw, "reliability")),
         curve=_curve(tables(raw, "curve")),
+        chains=_chains(table(raw, "chains")),
         missing=_missing(tables(raw, "missing"), {m.name: m.label for m in methods}),
         caveats=words(raw, "caveats"),
         progress=table(raw, "progress"),
@@ -266,6 +280,28 @@ def _curve(rows: list[Plain]) -> dict[str, tuple[CurvePoint, ...]]:
     several = len({point.multiple for some in points.values() for point in some}) > 1
     ordered = {name: tuple(sorted(some, key=lambda p: p.multiple)) for name, some in points.items()}
     return ordered if several else {}
+
+
+def _chains(named: Plain) -> dict[str, ChainsView]:
+    found = {}
+    for name in named:
+        row = table(named, name)
+        chains = ChainsView(
+            whole(row, "row"),
+            whole(row, "tested"),
+            _finite(number(row, "r_hat")),
+            _finite(number(row, "ess")),
+            *(_series(row.get(key)) for key in ("trace", "ranks", "autocorrelation")),
+        )
+        if chains.trace:
+            found[name] = chains
+    return found
+
+
+def _series(value: object) -> tuple[tuple[float, ...], ...]:
+    lists = [one for one in value if isinstance(one, list)] if isinstance(value, list) else []
+    numbers = (tuple(n for n in map(as_number, one) if n is not None and math.isfinite(n)) for one in lists)
+    return tuple(one for one in numbers if one)
 
 
 def _missing(rows: list[Plain], labels: dict[str, str]) -> tuple[MissingRuns, ...]:
