@@ -1,7 +1,7 @@
 """The table "method × fidelity × cost" of docs/fidelity.md: references and fits on six data sets, then the page.
 
     python benchmarks/fidelity_table.py [--sets yacht energy ...] [--minutes 30] [--seeds 3] [--budgets 1,4]
-        [--chains 8] [--network 16-16] [--method "hmc(trajectory_length=0.3)"] [--methods "swag, hmc"]
+        [--chains 32] [--draws 100] [--network 16-16] [--method "hmc(trajectory_length=0.3)"] [--methods "swag, hmc"]
         [--workers 2] [--out bayesify-results/fidelity] [--table-only]
 
 Data sets run side by side, each in a process of its own with one thread, and are resumed where they were: references
@@ -43,7 +43,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", default="3")
     parser.add_argument("--budgets", default="1,4")
     parser.add_argument("--budget", help="epochs of one of the ensemble's 10 members")
-    parser.add_argument("--chains", default="8")
+    parser.add_argument("--chains", default="32", help="many, because modes differ more than a chain's parts do")
+    parser.add_argument("--draws", default="100", help="kept of each chain")
     parser.add_argument("--network", default="16-16")
     parser.add_argument("--method", help="the reference's sampler")
     parser.add_argument("--methods", help="who takes part")
@@ -57,7 +58,7 @@ def parse() -> argparse.Namespace:
 def run(name: str, options: argparse.Namespace) -> None:
     """`bayesify fidelity NAME`, its result beside the reference's folder."""
     command = [sys.executable, "-m", "bayesify", "fidelity", name, "--json", "--out", str(options.out / name)]
-    for option in ("minutes", "seeds", "budgets", "budget", "chains", "network", "method", "methods"):
+    for option in ("minutes", "seeds", "budgets", "budget", "chains", "draws", "network", "method", "methods"):
         value = getattr(options, option)
         command += [] if value is None else [f"--{option}", value]
     started = time.perf_counter()
