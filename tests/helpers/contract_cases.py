@@ -23,6 +23,7 @@ BATCH, EPOCHS, VALIDATION = 16, 18, 0.2
 PREFLIGHT_ROWS = 8
 """`fit` evaluates the user's module on so many rows to check it, before anything is metered."""
 
+CHAINS = "num_chains=2, num_draws=5, batch_size=16, sampling_batch_size=16"
 METHODS = {
     "map": "map(batch_size=16)",
     "deep_ensemble": "deep_ensemble(num_members=2, batch_size=16)",
@@ -31,6 +32,12 @@ METHODS = {
     "laplace": "laplace(batch_size=16)",
     "ivon": "ivon(batch_size=16)",
     "hmc": "hmc(num_chains=2, num_draws=5, batch_size=16)",
+    "sgld": f"sgld({CHAINS})",
+    "sghmc": f"sghmc({CHAINS})",
+    "adaptive_sghmc": f"adaptive_sghmc({CHAINS})",
+    "sgnht": f"sgnht({CHAINS})",
+    "adam_sgld": f"adam_sgld({CHAINS}, preconditioner=rmsprop)",
+    "cyclical": f"cyclical(sgld({CHAINS}), 2)",
     "multi": "multi(map(batch_size=16), 2)",
     "subset": "subset(laplace(structure=full), last, batch_size=16)",
     "tempered": "tempered(laplace(batch_size=16), 0.5)",

@@ -59,6 +59,8 @@ class Dynamics(NamedTuple):
     start: Any
     update: Update
     adapt: Adapt | None = None
+    metric: Callable[[Any], Tensor] | None = None
+    """(state) → the scales that were adapted, in which curvature is to be measured."""
 
 
 class Geometry(NamedTuple):

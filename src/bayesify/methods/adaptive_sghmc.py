@@ -20,6 +20,7 @@ Cost: one gradient of the batch per chain and step. Not here: adaptation after t
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -72,9 +73,8 @@ class AdaptiveSGHMC(StochasticSampler):
         zeros = torch.zeros_like(theta)
         start = State(theta, zeros, zeros.clone(), squares, torch.full_like(theta, START_MEMORY))
         share = geometry.noise / (1 + geometry.noise)
-        return Dynamics(start, scale_adapted(prior, epsilon, self.friction, share), adapting(prior)), {
-            "step_size": epsilon
-        }
+        update = scale_adapted(prior, epsilon, self.friction, share)
+        return Dynamics(start, update, adapting(prior), partial(adapted, prior)), {"step_size": epsilon}
 
 
 class State(NamedTuple):
@@ -85,6 +85,11 @@ class State(NamedTuple):
     mean: Tensor  # (K, P) g
     squares: Tensor  # (K, P) w
     memory: Tensor  # (K, P) τ
+
+
+def adapted(scale: Tensor, state: State) -> Tensor:
+    """The scales s w^(−¼) that (2) moves by, (K, P)."""
+    return scale * state.squares.clamp_min(FLAT) ** -0.25
 
 
 def adapting(scale: Tensor) -> Adapt:

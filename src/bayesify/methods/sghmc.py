@@ -9,7 +9,8 @@ gradients the positions of a Gaussian have exactly the right law for any h √λ
 whole step, so that nothing is lost as γ h grows. Gradient noise of variance V heats a direction by the factor
 1 + h²V/(1 − c²): γ is chosen so that this is 1 + `tolerance` where the curvature λ is largest and V ≈ λ (N/B − 1)/T,
 and h is made smaller where that would take more friction than a fifth of the velocity in each step. With all data in a
-batch γ = 1/√T, which lets directions as wide as the prior oscillate without returning often.
+batch γ = 1/√T, which lets directions as wide as the prior oscillate without returning often, but at least one
+hundredth of the velocity is lost in a step: energy that a too long step brings in must go somewhere.
 
 Cost: one gradient of the batch per chain and step. Not here: an estimate of V taken off the noise (adaptive_sghmc),
 thermostats (sgnht), Metropolis corrections (split_hmc).
@@ -28,8 +29,8 @@ from bayesify.methods.stochastic import StochasticSampler
 
 STEP = 0.5
 """h √λ of the narrowest direction: a quarter of what is stable, since networks' curvature changes along the way."""
-STRONGEST = 0.36
-"""1 − c², at most: c ≥ 0.8. With more friction than that, chains would move no further for the same heat."""
+WEAKEST, STRONGEST = 0.02, 0.36
+"""1 − c², at least and at most: c ≥ 0.8. With more friction chains would move no further for the same heat."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def hamiltonian_step(geometry: Geometry, tolerance: float) -> float:
 def friction_for(geometry: Geometry, step_size: float, tolerance: float) -> float:
     """γ at which gradient noise heats the narrowest direction by `tolerance`; that of the prior where there is none."""
     slowest = float((geometry.scale / geometry.prior_scale).min()) / math.sqrt(geometry.temperature)
-    lost = min(STRONGEST, step_size**2 * geometry.noise * geometry.curvature / tolerance)
+    lost = min(STRONGEST, max(WEAKEST, step_size**2 * geometry.noise * geometry.curvature / tolerance))
     return max(slowest, -math.log1p(-lost) / (2 * step_size))
 
 
