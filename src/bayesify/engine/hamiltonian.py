@@ -99,12 +99,19 @@ def transition(
     theta = point.theta
     velocity = torch.randn(theta.shape, generator=rng, dtype=theta.dtype, device=theta.device)
     end, end_velocity = leapfrog(kernel, point, velocity, step_size, num_steps)
+    return metropolis(kernel, point, velocity, end, end_velocity, rng)
+
+
+def metropolis(
+    kernel: Kernel, point: Point, velocity: Tensor, end: Point, end_velocity: Tensor, rng: torch.Generator
+) -> tuple[Point, Info]:
+    """Accepts the end of a reversible trajectory, or stays, for each chain by itself."""
     error = energy_error(kernel, point, velocity, end, end_velocity)
     finite = torch.isfinite(error)
     acceptance = torch.where(finite, (-error).clamp_max(0).exp(), 0.0)
-    accepted = torch.rand(len(theta), generator=rng, dtype=torch.float64, device=theta.device) < acceptance
+    accepted = torch.rand(len(point.theta), generator=rng, dtype=torch.float64, device=point.theta.device) < acceptance
     moved = Point(
-        torch.where(accepted[:, None], end.theta, theta),
+        torch.where(accepted[:, None], end.theta, point.theta),
         torch.where(accepted[:, None], end.gradient, point.gradient),
         torch.where(accepted, end.log_likelihood, point.log_likelihood),
         torch.where(accepted, end.log_prior, point.log_prior),

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from bayesify.methods.map import MAP as MAP
     from bayesify.methods.mc_dropout import MCDropout as MCDropout
     from bayesify.methods.multi import Multi as Multi
+    from bayesify.methods.sae import SAE as SAE
     from bayesify.methods.sghmc import SGHMC as SGHMC
     from bayesify.methods.sgld import SGLD as SGLD
     from bayesify.methods.sgnht import SGNHT as SGNHT
+    from bayesify.methods.split_hmc import SplitHMC as SplitHMC
     from bayesify.methods.subset import Subset as Subset
     from bayesify.methods.swag import SWAG as SWAG
     from bayesify.methods.temperature_scaled import TemperatureScaled as TemperatureScaled

@@ -22,6 +22,8 @@ _TARGETS = {
     "adaptive_sghmc": "bayesify.methods.adaptive_sghmc:AdaptiveSGHMC",
     "sgnht": "bayesify.methods.sgnht:SGNHT",
     "adam_sgld": "bayesify.methods.adam_sgld:AdamSGLD",
+    "split_hmc": "bayesify.methods.split_hmc:SplitHMC",
+    "sae": "bayesify.methods.sae:SAE",
     "cyclical": "bayesify.methods.cyclical:Cyclical",
     "multi": "bayesify.methods.multi:Multi",
     "subset": "bayesify.methods.subset:Subset",
