@@ -16,6 +16,7 @@ from bayesify.methods import SGHMC, SGLD, SGNHT, AdamSGLD, AdaptiveSGHMC, Cyclic
 from bayesify.methods.cyclical import cosine_cycles
 from bayesify.methods.stochastic import StochasticSampler
 from bayesify.model.problem import Problem
+from bayesify.posterior.draws import Draws
 
 CHAINS: dict[str, Any] = {"num_chains": 16, "num_draws": 200, "warm_start_epochs": 1, "burn_in": 0.1}
 SAMPLERS = [SGLD, SGHMC, SGNHT, AdamSGLD, AdaptiveSGHMC]
@@ -74,9 +75,11 @@ def test_scale_adapted_dynamics_sample_a_correlated_gaussian(temperature: float)
 
 
 @temperatures
-@pytest.mark.parametrize("method", [SGHMC(**CHAINS), SGLD(**CHAINS, step_size=0.02), SGNHT(**CHAINS)])
-def test_a_mixture_is_sampled(method: StochasticSampler, temperature: float) -> None:
+@pytest.mark.parametrize("sampler", [SGHMC, SGLD, SGNHT])
+def test_a_mixture_is_sampled(sampler: type[StochasticSampler], temperature: float) -> None:
+    # Langevin steps are small enough for their bias, 5% of the narrower component's variance, to be within chance.
     target = mixture(temperature=temperature)
+    method = sampler(**CHAINS, step_size=0.002 * temperature if sampler is SGLD else None)
     assert excess(draws_of(target, method, 4000), target) < 1
 
 
@@ -170,9 +173,11 @@ def test_cycles_explore_without_noise_and_keep_draws_of_the_rest() -> None:
 def test_one_cycle_without_exploration_samples_the_target() -> None:
     # BAOAB is exact at any rate, so a schedule must not change the law.
     target = correlated_gaussian()
-    method = Cyclical(SGHMC(**CHAINS), num_cycles=1, exploration=0.0, peak=1.0)
-    run = chains_run(target.problem, method.method, 1200)  # type: ignore[arg-type]
-    assert excess(sampled(target.problem, method, run)[..., :SIZE], target) < 1  # type: ignore[arg-type]
+    inner = SGHMC(**CHAINS)
+    method = Cyclical(inner, num_cycles=1, exploration=0.0, peak=1.0)
+    posterior = method.fit(target.problem, chains_run(target.problem, inner, 1500))
+    assert isinstance(posterior, Draws)
+    assert excess(posterior.kept.theta.reshape(inner.num_chains, -1, SIZE), target) < 1
 
 
 def test_cycles_need_a_minibatch_sampler() -> None:
