@@ -6,10 +6,10 @@ with Gaussian noise σ, targets moved by e ~ N(0, T σ²),
     θ = argmin  Σ_i (y_i + e_i − f(x_i; θ))² / 2σ² + ½ |(θ − a)/S|².                                             (1)
 
 For a linear model with known σ the minimum is linear in (a, e), and its law is exactly the posterior at temperature T,
-if (1) is solved; the draws are as correlated as the anchors are. A σ that is learned stays what it was for the first
-member: with e of its own size it would grow without end. Without e the prior's share of the variance is missed,
-and it would be too small: other likelihoods have no e here, so for them it is. For networks (1) gives an ensemble whose
-members lie near many modes, spread as the posterior is where the data say nothing.
+if (1) is solved; the draws are as correlated as the anchors are. A σ that is learned stays what the first members of
+all chains found, their geometric mean: with e of its own size it would grow without end. Without e the variance would
+be too small, by what the data's noise contributes: other likelihoods have no e here, so for them it is. For networks
+(1) gives an ensemble whose members lie near many modes, spread as the posterior is where the data say nothing.
 
 The anchors of a chain follow a guided walk (Gustafson 1998) that leaves the prior unchanged, so that consecutive
 members differ little: each is trained from the last one for a few epochs. Here the walk is of each coordinate by
@@ -86,6 +86,9 @@ class SAE(Sampler):
         if math.isfinite(phase.limit):
             affordable = phase.limit / (self.member_epochs * problem.num_examples * self.num_chains)
             members = max(1, min(members, int(affordable)))
+        if moves_targets(problem):
+            theta = theta.clone()
+            theta[:, problem.num_network_parameters :] = theta[:, problem.num_network_parameters :].mean(0)
         trace = self._members(problem, phase, start(problem, theta, phase.rng), members)
         return Sampled(trace, {})
 
