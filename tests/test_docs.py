@@ -11,7 +11,7 @@ import pytest
 from bayesify.methods.registry import method_class, method_names
 
 ROOT = Path(__file__).parents[1]
-COMBINATORS = {"multi", "subset", "tempered", "temperature_scaled", "tuned"}
+COMBINATORS = {"cyclical", "multi", "subset", "tempered", "temperature_scaled", "tuned"}
 NAME, EXACTNESS = 0, 2  # columns of the tables of methods
 
 

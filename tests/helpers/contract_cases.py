@@ -23,6 +23,7 @@ BATCH, EPOCHS, VALIDATION = 16, 18, 0.2
 PREFLIGHT_ROWS = 8
 """`fit` evaluates the user's module on so many rows to check it, before anything is metered."""
 
+CHAINS = "num_chains=2, num_draws=5, batch_size=16, sampling_batch_size=16"
 METHODS = {
     "map": "map(batch_size=16)",
     "deep_ensemble": "deep_ensemble(num_members=2, batch_size=16)",
@@ -33,6 +34,14 @@ METHODS = {
     "hmc": "hmc(num_chains=2, num_draws=5, batch_size=16)",
     "nuts": "nuts(num_chains=2, num_draws=5, batch_size=16)",
     "chees_hmc": "chees_hmc(num_chains=2, num_draws=5, batch_size=16)",
+    "sgld": f"sgld({CHAINS})",
+    "sghmc": f"sghmc({CHAINS})",
+    "adaptive_sghmc": f"adaptive_sghmc({CHAINS})",
+    "sgnht": f"sgnht({CHAINS})",
+    "adam_sgld": f"adam_sgld({CHAINS}, preconditioner=rmsprop)",
+    "split_hmc": "split_hmc(num_splits=3, num_chains=2, num_draws=5, batch_size=16)",
+    "sae": "sae(num_chains=2, num_draws=3, batch_size=16)",
+    "cyclical": f"cyclical(sgld({CHAINS}), 2)",
     "multi": "multi(map(batch_size=16), 2)",
     "subset": "subset(laplace(structure=full), last, batch_size=16)",
     "tempered": "tempered(laplace(batch_size=16), 0.5)",

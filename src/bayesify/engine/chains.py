@@ -68,8 +68,8 @@ def keep(trace: Trace) -> Trace:
     return trace._replace(kept=trace.kept + 1)
 
 
-def advance(trace: Trace, state: Any, info: Info, run: Run) -> Trace:
-    """Counts a step and keeps a draw where one is due."""
+def advance(trace: Trace, state: Any, info: Info, run: Run, share: float | None = None) -> Trace:
+    """Counts a step and keeps a draw where one is due: `share` of them by now, or as much as is over of the run."""
     error = torch.where(info.divergent, 0.0, info.energy_error)
     trace = trace._replace(
         state=state,
@@ -79,7 +79,8 @@ def advance(trace: Trace, state: Any, info: Info, run: Run) -> Trace:
         divergences=trace.divergences + info.divergent,
     )
     # By the share of the budget, not by count: how long a step takes is not known beforehand.
-    due = run.fraction * trace.draws.shape[1] >= int(trace.kept) + 0.5
+    share = run.fraction if share is None else share
+    due = share * trace.draws.shape[1] >= int(trace.kept) + 0.5
     return keep(trace) if due else trace
 
 

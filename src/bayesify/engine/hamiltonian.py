@@ -105,6 +105,11 @@ def propose(kernel: Kernel, point: Point, step_size: Tensor, num_steps: int, rng
     theta = point.theta
     velocity = torch.randn(theta.shape, generator=rng, dtype=theta.dtype, device=theta.device)
     end, end_velocity = leapfrog(kernel, point, velocity, step_size, num_steps)
+    return judge(kernel, point, velocity, end, end_velocity)
+
+
+def judge(kernel: Kernel, point: Point, velocity: Tensor, end: Point, end_velocity: Tensor) -> Proposal:
+    """The end of a reversible trajectory that began at a point with a velocity."""
     error = energy_error(kernel, point, velocity, end, end_velocity)
     finite = torch.isfinite(error)
     acceptance = torch.where(finite, (-error).clamp_max(0).exp(), 0.0)

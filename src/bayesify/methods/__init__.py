@@ -12,7 +12,10 @@ from bayesify.methods.registry import method_names as method_names
 from bayesify.methods.registry import register as register
 
 if TYPE_CHECKING:
+    from bayesify.methods.adam_sgld import AdamSGLD as AdamSGLD
+    from bayesify.methods.adaptive_sghmc import AdaptiveSGHMC as AdaptiveSGHMC
     from bayesify.methods.chees_hmc import ChEESHMC as ChEESHMC
+    from bayesify.methods.cyclical import Cyclical as Cyclical
     from bayesify.methods.deep_ensemble import DeepEnsemble as DeepEnsemble
     from bayesify.methods.hmc import HMC as HMC
     from bayesify.methods.ivon import IVON as IVON
@@ -21,6 +24,11 @@ if TYPE_CHECKING:
     from bayesify.methods.mc_dropout import MCDropout as MCDropout
     from bayesify.methods.multi import Multi as Multi
     from bayesify.methods.nuts import NUTS as NUTS
+    from bayesify.methods.sae import SAE as SAE
+    from bayesify.methods.sghmc import SGHMC as SGHMC
+    from bayesify.methods.sgld import SGLD as SGLD
+    from bayesify.methods.sgnht import SGNHT as SGNHT
+    from bayesify.methods.split_hmc import SplitHMC as SplitHMC
     from bayesify.methods.subset import Subset as Subset
     from bayesify.methods.swag import SWAG as SWAG
     from bayesify.methods.temperature_scaled import TemperatureScaled as TemperatureScaled

@@ -94,21 +94,21 @@ class HMC(Sampler):
         phase = run.phase("adaptation", ADAPTATION_SHARE, reserve=plan.reserve)
         tuned = self._tune(kernel, phase, theta, sweep)
         left = phase.limit if math.isfinite(phase.limit) else phase.spent
-        longest = _longest((1 / ADAPTATION_SHARE - 1) * left / sweep)
+        longest = trajectory_bound((1 / ADAPTATION_SHARE - 1) * left / sweep)
         mean_steps = self._mean_steps(kernel, tuned.averaging.log_mean, longest)
         kernel, step_size = kernel._replace(scale=tuned.scale), tuned.averaging.log_mean.exp()
 
         def step(point: Point, run: Run) -> tuple[Point, Info]:
-            return transition(kernel, point, step_size, _jittered(mean_steps, run, sweep), run.rng)
+            return transition(kernel, point, step_size, jittered(mean_steps, run, sweep), run.rng)
 
         trace = chains.sample(step, run.phase("sampling", reserve=plan.reserve), tuned.point, plan.num_draws, sweep)
         return Sampled(trace, {"step_size": step_size.tolist(), "leapfrog_steps": mean_steps})
 
     def _tune(self, kernel: Kernel, run: Run, theta: Tensor, sweep: float) -> WarmUp:
-        longest = _longest(run.limit / sweep) if math.isfinite(run.limit) else TIMED_TRAJECTORY
+        longest = trajectory_bound(run.limit / sweep) if math.isfinite(run.limit) else TIMED_TRAJECTORY
 
         def move(kernel: Kernel, point: Point, log_step: Tensor, run: Run) -> tuple[Point, Info]:
-            steps = _jittered(self._mean_steps(kernel, log_step, longest), run, sweep)
+            steps = jittered(self._mean_steps(kernel, log_step, longest), run, sweep)
             return transition(kernel, point, log_step.exp(), steps, run.rng)
 
         first = self.step_size or FIRST_STEP * math.sqrt(kernel.problem.temperature)
@@ -121,11 +121,12 @@ class HMC(Sampler):
         return max(1, min(longest, round(length / math.exp(float(log_step.mean())))))
 
 
-def _longest(gradients: float) -> int:
+def trajectory_bound(gradients: float) -> int:
+    """Steps of a trajectory of which as many gradients pay for `MINIMUM_TRAJECTORIES`."""
     return max(1, int(gradients) // MINIMUM_TRAJECTORIES)
 
 
-def _jittered(mean_steps: int, run: Run, sweep: float) -> int:
+def jittered(mean_steps: int, run: Run, sweep: float) -> int:
     """Uniform between half and one and a half of the mean, so that no orbit closes; within what is left."""
     low, high = -(-mean_steps // 2), mean_steps + mean_steps // 2
     steps = int(torch.randint(low, high + 1, (), generator=run.rng, device=run.rng.device))

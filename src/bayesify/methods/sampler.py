@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +30,10 @@ class Sampled(NamedTuple):
 
     trace: Trace
     notes: dict[str, Any]
+
+
+Sample = Callable[[Problem, Run, Tensor, Plan], Sampled]
+"""Tunes and samples from theta (K, P), in phases of the run that leave the plan's reserve unspent."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +99,14 @@ class Sampler(Method):
 
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """Warm start, tuning and sampling, diagnostics."""
+        return self.fit_with(self.sample, problem, run)
+
+    def fit_with(self, sample: Sample, problem: Problem, run: Run) -> Posterior:
+        """The same with another way to sample in the place of `self.sample`."""
         self._check_budget(problem, run)
         theta = self._warm_start(problem, run)
         plan = make_plan(problem, run, self.num_chains, self.num_draws)
-        trace, notes = self.sample(problem, run, theta, plan)
+        trace, notes = sample(problem, run, theta, plan)
         particles = Particles(trace.theta, problem.buffers(trace.theta))
         found = trace.summary() | mixing(problem, particles, self.num_chains, plan.num_rows) | notes
         run.notes.update(found, warnings=[*run.notes.get("warnings", []), *warnings(found, self.num_chains)])
