@@ -181,11 +181,11 @@ def test_the_whole_gradient_passes() -> None:
 
 
 def test_half_the_gradient_is_named() -> None:
-    wrong = calibrate(Drifting(share=0.5), 50, simulator=line())
+    wrong = calibrate(Drifting(share=0.5), 40, simulator=line())
     assert wrong.deviates
     assert "under-confident" in wrong.words
     spreads = [q.size.log_spread for q in wrong.quantities[:2]]
-    assert np.mean(spreads) == pytest.approx(0.5 * math.log(2), abs=0.3)  # three standard errors of 50 simulations
+    assert np.mean(spreads) == pytest.approx(0.5 * math.log(2), abs=0.3)  # three standard errors of 40 simulations
 
 
 def test_networks_too() -> None:

@@ -161,7 +161,7 @@ class Calibration:
             star = "   *" if q.tests.p_value * len(self.quantities) < FALSE_ALARM else ""
             spread = f"{100 * (math.exp(q.size.log_spread) - 1):+.0f}%"
             chance = min(1.0, q.tests.p_value * len(self.quantities))
-            written = f"{chance:.1g}" if chance < 0.01 else f"{chance:.2f}"
+            written = "<1e-16" if chance < 1e-16 else f"{chance:.1g}" if chance < 0.01 else f"{chance:.2f}"
             found.append(f"  {q.name:<20}{q.plot:<14}{spread:>8}{q.size.centre:>+10.2f} sd{written:>12}{star}")
         found.append(f"  among {self.draws:.0f} draws; false alarms: {FALSE_ALARM:g} over all tests")
         if self.unmixed:

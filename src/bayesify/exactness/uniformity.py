@@ -73,22 +73,6 @@ def uniformity(u: Array) -> Uniformity:
     return Uniformity(location, min(1.0, spread), _shape_p_value(u))
 
 
-def limits(size: int, level: float) -> tuple[Array, Array, Array]:
-    """Counts (K,) below the K points that are the least and the most with pointwise p-value above `level`."""
-    points = np.arange(1, BAND_POINTS) / BAND_POINTS
-    inside = _pointwise(size, points) > level
-    return points, inside.argmax(1).astype(np.float64), size - inside[:, ::-1].argmax(1).astype(np.float64)
-
-
-def simultaneous_level(size: int, rate: float) -> float:
-    """The pointwise level at which bands over all points are left with probability at most `rate`."""
-    low, high = math.log(1e-12), 0.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _leaves(size, math.exp(middle)) <= rate else (low, middle)
-    return math.exp(low)
-
-
 def _shape_p_value(u: Array) -> float:
     points = np.arange(1, BAND_POINTS) / BAND_POINTS
     counts = (u[None, :] <= points[:, None]).sum(1)
