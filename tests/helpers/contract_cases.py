@@ -31,6 +31,8 @@ METHODS = {
     "laplace": "laplace(batch_size=16)",
     "ivon": "ivon(batch_size=16)",
     "hmc": "hmc(num_chains=2, num_draws=5, batch_size=16)",
+    "mclmc": "mclmc(num_chains=2, num_draws=5, batch_size=16)",
+    "adjusted_mclmc": "adjusted_mclmc(num_chains=2, num_draws=5, batch_size=16)",
     "multi": "multi(map(batch_size=16), 2)",
     "subset": "subset(laplace(structure=full), last, batch_size=16)",
     "tempered": "tempered(laplace(batch_size=16), 0.5)",

@@ -12,12 +12,14 @@ from bayesify.methods.registry import method_names as method_names
 from bayesify.methods.registry import register as register
 
 if TYPE_CHECKING:
+    from bayesify.methods.adjusted_mclmc import AdjustedMCLMC as AdjustedMCLMC
     from bayesify.methods.deep_ensemble import DeepEnsemble as DeepEnsemble
     from bayesify.methods.hmc import HMC as HMC
     from bayesify.methods.ivon import IVON as IVON
     from bayesify.methods.laplace import Laplace as Laplace
     from bayesify.methods.map import MAP as MAP
     from bayesify.methods.mc_dropout import MCDropout as MCDropout
+    from bayesify.methods.mclmc import MCLMC as MCLMC
     from bayesify.methods.multi import Multi as Multi
     from bayesify.methods.subset import Subset as Subset
     from bayesify.methods.swag import SWAG as SWAG

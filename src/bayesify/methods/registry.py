@@ -17,6 +17,8 @@ _TARGETS = {
     "laplace": "bayesify.methods.laplace:Laplace",
     "ivon": "bayesify.methods.ivon:IVON",
     "hmc": "bayesify.methods.hmc:HMC",
+    "mclmc": "bayesify.methods.mclmc:MCLMC",
+    "adjusted_mclmc": "bayesify.methods.adjusted_mclmc:AdjustedMCLMC",
     "multi": "bayesify.methods.multi:Multi",
     "subset": "bayesify.methods.subset:Subset",
     "tempered": "bayesify.methods.tempered:Tempered",

@@ -1,0 +1,156 @@
+"""Densities whose moments are known, as problems for samplers, and the test that all samplers must pass."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import norm
+from small_problems import FAILURE_RATE
+from torch import Tensor, nn
+
+from bayesify.data import Data
+from bayesify.engine.convergence import effective_sample_size
+from bayesify.engine.rng import generator
+from bayesify.engine.run import Run
+from bayesify.methods.sampler import Sampler
+from bayesify.model.likelihoods import Gaussian, Loss
+from bayesify.model.network import Network
+from bayesify.model.priors import Normal
+from bayesify.model.problem import Problem
+from bayesify.posterior.draws import Draws
+
+SIZE, ROWS, NOISE = 20, 64, 0.5
+"""Of the correlated Gaussian."""
+WEIGHTS, CENTRES, WIDTHS = (0.4, 0.6), (-1.7, 1.7), (1.0, 0.7)
+"""Of the mixture, along its first direction: at temperature 0.3 the valley is e² deep, and chains still cross it."""
+MIXTURE_SIZE, MIXTURE_PRIOR = 4, 5.0
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class Target(NamedTuple):
+    """A problem and numbers whose expectations under its posterior are 0."""
+
+    problem: Problem
+    features: Callable[[Tensor], Tensor]
+    """Draws (..., P) in double precision → (..., F)."""
+
+
+def correlated_gaussian(dtype: torch.dtype = torch.float64, temperature: float = 1.0) -> Target:
+    """Linear regression with known noise: 20 dimensions, condition number 100.
+
+    Features, in coordinates where the posterior is N(0, I): 20 means and 210 products.
+    """
+    rng = generator("cpu", "correlated")
+    left = torch.linalg.qr(torch.randn(ROWS, SIZE, generator=rng, dtype=torch.float64))[0]
+    right = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=rng, dtype=torch.float64))[0]
+    information = torch.logspace(-2, 2, SIZE, dtype=torch.float64)
+    x = NOISE * left * information.sqrt() @ right.T
+    y = x @ torch.randn(SIZE, generator=rng, dtype=torch.float64)
+    y = y + NOISE * torch.randn(ROWS, generator=rng, dtype=torch.float64)
+    network = Network(nn.Linear(SIZE, 1, bias=False).to(dtype))
+    problem = Problem(
+        network, Gaussian(scale=NOISE), Normal(scale=1.0), Data(x.to(dtype), y.to(dtype)), temperature=temperature
+    )
+    precision = x.T @ x / NOISE**2 + torch.eye(SIZE)
+    mean = torch.linalg.solve(precision, x.T @ y / NOISE**2)
+    root = torch.linalg.cholesky(precision / temperature)
+    return Target(problem, lambda draws: _moments((draws - mean) @ root))
+
+
+def mixture(dtype: torch.dtype = torch.float64, temperature: float = 1.0) -> Target:
+    """Two Gaussians of different weight and width, apart along one oblique direction of 4, times a wide prior.
+
+    Features: probabilities up to five quantiles along that direction, and all first and second moments; across it the
+    density is Gaussian, along it everything is integrated numerically, so that any temperature is as exact as 1.
+    """
+    rng = generator("cpu", "mixture")
+    turn = torch.linalg.qr(torch.randn(MIXTURE_SIZE, MIXTURE_SIZE, generator=rng, dtype=torch.float64))[0]
+    network = Network(_Constant().to(dtype))
+    own = turn.to(dtype)
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        turned = outputs @ own
+        return 0.5 * turned[..., 1:].square().sum(-1) - _log_mixture(turned[..., 0]) + 0 * targets
+
+    data = Data(torch.zeros(1, 1, dtype=dtype), torch.zeros(1, dtype=dtype))
+    problem = Problem(network, Loss(loss), Normal(scale=MIXTURE_PRIOR), data, temperature=temperature)
+    grid = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    weight = ((_log_mixture(grid) - 0.5 * (grid / MIXTURE_PRIOR).square()) / temperature).exp()
+    weight = weight / weight.sum()
+    cumulative = weight.cumsum(0)
+    at = torch.searchsorted(cumulative, torch.tensor(QUANTILES, dtype=torch.float64))
+    mean = (weight * grid).sum()
+    along = (weight * (grid - mean).square()).sum().sqrt()
+    across = math.sqrt(temperature / (1 + MIXTURE_PRIOR**-2))
+
+    def features(draws: Tensor) -> Tensor:
+        turned = draws @ turn
+        below = (turned[..., :1] <= grid[at]).double() - cumulative[at]
+        standard = torch.cat([(turned[..., :1] - mean) / along, turned[..., 1:] / across], dim=-1)
+        return torch.cat([below, _moments(standard)], dim=-1)
+
+    return Target(problem, features)
+
+
+def excess(draws: Tensor, target: Target) -> float:
+    """Largest deviation of the target's expectations over draws (K, S, P), in units of what chance allows.
+
+    Each is within z Monte Carlo errors, which come from the effective sample size of that very series. Below 1 unless
+    something with probability 1e-5 happens.
+    """
+    series = target.features(draws.double()).numpy()
+    error = series.std(axis=(0, 1)) / np.sqrt(effective_sample_size(series))
+    z = norm.isf(FAILURE_RATE / (2 * series.shape[-1]))
+    return float((np.abs(series.mean(axis=(0, 1))) / error / z).max())
+
+
+def chains_run(problem: Problem, method: Sampler, epochs: float, seed: int = 0, **options: object) -> Run:
+    """A run of so many gradients of all the data per chain."""
+    limit = epochs * problem.num_examples * method.num_chains
+    return Run(problem.meter, limit=limit, seed=seed, **options)  # type: ignore[arg-type]
+
+
+def sampled(problem: Problem, method: Sampler, run: Run) -> Tensor:
+    """Draws (K, S, P)."""
+    posterior = method.fit(problem, run)
+    assert isinstance(posterior, Draws)
+    return posterior.kept.theta.reshape(method.num_chains, -1, problem.num_parameters)
+
+
+def smooth_network() -> Problem:
+    """Of 31 parameters, with a curved posterior."""
+    rng = generator("cpu", "smooth")
+    x = torch.randn(40, 3, generator=rng, dtype=torch.float64)
+    network = Network(nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 1)).double())
+    return Problem(network, Gaussian(), Normal(), Data(x, x[:, 0] * x[:, 1]))
+
+
+def _log_mixture(u: Tensor) -> Tensor:
+    parts = [
+        math.log(weight / width) - 0.5 * ((u - centre) / width).square()
+        for weight, centre, width in zip(WEIGHTS, CENTRES, WIDTHS, strict=True)
+    ]
+    return torch.logaddexp(*parts)
+
+
+def _moments(white: Tensor) -> Tensor:
+    """First and second moments less their expectations, for coordinates of mean 0 and covariance I."""
+    rows, columns = torch.triu_indices(white.shape[-1], white.shape[-1])
+    products = white[..., rows] * white[..., columns] - (rows == columns).double()
+    return torch.cat([white, products], dim=-1)
+
+
+class _Constant(nn.Module):
+    """Gives its own parameters, whatever the inputs."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.theta = nn.Parameter(torch.zeros(MIXTURE_SIZE))
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.theta, std=2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.theta.expand(len(x), -1)
