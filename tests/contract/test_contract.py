@@ -28,7 +28,7 @@ from bayesify.methods.sampler import Sampler
 from bayesify.predictive import Predictive
 
 LONG_EPOCHS = 120
-EARLY_STOPPING = {"deep_ensemble"}
+EARLY_STOPPING = {"deep_ensemble", "mile"}
 NUM_GRID = 4001
 TAIL = 1e-7
 

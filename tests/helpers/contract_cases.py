@@ -32,6 +32,7 @@ METHODS = {
     "ivon": "ivon(batch_size=16)",
     "hmc": "hmc(num_chains=2, num_draws=5, batch_size=16)",
     "mclmc": "mclmc(num_chains=2, num_draws=5, batch_size=16)",
+    "mile": "mile(num_chains=2, num_draws=5, batch_size=16)",
     "adjusted_mclmc": "adjusted_mclmc(num_chains=2, num_draws=5, batch_size=16)",
     "multi": "multi(map(batch_size=16), 2)",
     "subset": "subset(laplace(structure=full), last, batch_size=16)",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bayesify.methods.map import MAP as MAP
     from bayesify.methods.mc_dropout import MCDropout as MCDropout
     from bayesify.methods.mclmc import MCLMC as MCLMC
+    from bayesify.methods.mile import MILE as MILE
     from bayesify.methods.multi import Multi as Multi
     from bayesify.methods.subset import Subset as Subset
     from bayesify.methods.swag import SWAG as SWAG

@@ -19,6 +19,7 @@ _TARGETS = {
     "hmc": "bayesify.methods.hmc:HMC",
     "mclmc": "bayesify.methods.mclmc:MCLMC",
     "adjusted_mclmc": "bayesify.methods.adjusted_mclmc:AdjustedMCLMC",
+    "mile": "bayesify.methods.mile:MILE",
     "multi": "bayesify.methods.multi:Multi",
     "subset": "bayesify.methods.subset:Subset",
     "tempered": "bayesify.methods.tempered:Tempered",
