@@ -40,7 +40,7 @@ model = BdeRegressor(
 began = processor_seconds()
 model.fit(table["x"], table["y"])
 spent = processor_seconds() - began
-raw = np.asarray(model.predict(table["x_test"], raw=True)["raw"])  # (E, T, N, 2)
+raw = np.asarray(model.predict(table["x_test"], raw=True))  # (E, T, N, 2)
 mean, scale = raw[..., 0], np.asarray(jax.nn.softplus(raw[..., 1])) + 1e-6
 logs = norm.logpdf(table["y_test"], mean, scale).reshape(-1, mean.shape[-1])
 density = logsumexp(logs, axis=0) - np.log(len(logs))
