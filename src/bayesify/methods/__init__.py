@@ -14,6 +14,7 @@ from bayesify.methods.registry import register as register
 if TYPE_CHECKING:
     from bayesify.methods.adam_sgld import AdamSGLD as AdamSGLD
     from bayesify.methods.adaptive_sghmc import AdaptiveSGHMC as AdaptiveSGHMC
+    from bayesify.methods.adjusted_mclmc import AdjustedMCLMC as AdjustedMCLMC
     from bayesify.methods.chees_hmc import ChEESHMC as ChEESHMC
     from bayesify.methods.cyclical import Cyclical as Cyclical
     from bayesify.methods.deep_ensemble import DeepEnsemble as DeepEnsemble
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from bayesify.methods.laplace import Laplace as Laplace
     from bayesify.methods.map import MAP as MAP
     from bayesify.methods.mc_dropout import MCDropout as MCDropout
+    from bayesify.methods.mclmc import MCLMC as MCLMC
+    from bayesify.methods.mile import MILE as MILE
     from bayesify.methods.multi import Multi as Multi
     from bayesify.methods.nuts import NUTS as NUTS
     from bayesify.methods.sae import SAE as SAE

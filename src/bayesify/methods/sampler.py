@@ -68,6 +68,11 @@ class Sampler(Method):
         """Tunes and samples from theta (K, P), in phases of the run that leave `plan.reserve` unspent."""
 
     @property
+    def schedule(self) -> Schedule:
+        """How each chain's start is trained."""
+        return Schedule(self.learning_rate, self.batch_size)
+
+    @property
     def num_particles(self) -> int:
         """The chains."""
         return self.num_chains
@@ -118,7 +123,7 @@ class Sampler(Method):
         theta = problem.start(self.num_chains, phase.rng)
         if problem.pretrained or phase.limit == 0:
             return theta
-        return optimise(problem, phase, theta, Schedule(self.learning_rate, self.batch_size))
+        return optimise(problem, phase, theta, self.schedule)
 
     def _check_budget(self, problem: Problem, run: Run) -> None:
         needed = self.minimum(problem) / (1 - WARM_SHARE)
