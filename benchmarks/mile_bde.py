@@ -137,7 +137,8 @@ def compare_with_ensembles(options: argparse.Namespace) -> None:
                 workers=options.workers,
             )
             print(f"== {name}, 4 × {hidden[0]}, {options.epochs:g} epochs per member of the control")
-            print(result, flush=True)
+            print(result)
+            print(result.report().markdown, flush=True)
 
 
 def main() -> None:
