@@ -208,7 +208,7 @@ def test_caveats_name_unspent_budget_and_shared_machine(regression_html: str) ->
 )
 def test_anything_may_be_missing(result: dict[str, Any]) -> None:
     page = Page(render_html(result))
-    assert [name for name in page.ids if name in SECTIONS] == SECTIONS
+    assert [name for name in page.ids if name in SECTIONS] == [name for name in SECTIONS if name != "chains"]
     assert render_markdown(result).startswith("# There is no answer yet")
     assert "None" not in page.text.replace("None was recorded", "")
 
