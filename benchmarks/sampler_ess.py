@@ -37,7 +37,7 @@ from bayesify.model.problem import Problem
 from bayesify.models import mlp
 from bayesify.posterior.mixing import Plan
 
-OURS = ["nuts", "hmc(mass=diagonal)", "chees_hmc"]
+OURS = ["nuts", "hmc(mass=diagonal)", "chees_hmc", "mclmc", "adjusted_mclmc"]
 """Written as on the command line; the number of chains and draws is filled in."""
 PEER_LIBRARIES, WAYS = ("blackjax", "numpyro"), ("vmap", "map")
 POINTS, KEPT = 50, 1000
