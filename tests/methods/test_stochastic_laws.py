@@ -293,3 +293,12 @@ def test_isotropic_gradient_noise_leaves_the_posterior() -> None:
     assert np.abs(found @ PRECISION - EYE).max() < 0.5  # at this large step; without a thermostat:
     keep = float(np.exp(-INJECTED * STEP))
     assert np.abs(baoab(3 * EYE, STEP, keep, 1 - keep**2) @ PRECISION - EYE).max() > 1
+
+
+def test_steps_stay_bounded_where_gradients_vanish() -> None:
+    zeros = torch.zeros(2, 3)
+    state = adaptive_sghmc.State(zeros, zeros, zeros, torch.full((2, 3), 40.0), torch.full((2, 3), 100.0))
+    adapt = adaptive_sghmc.adapting(torch.ones(3), 1 / 0.3)
+    for _ in range(3000):
+        state = adapt(state, zeros)
+    assert torch.equal(state.squares, torch.full((2, 3), 1 / 0.3))

@@ -3,9 +3,11 @@
 With u = s ĝ, the batch's gradient in units of the prior's scales, running averages of u and u² with a memory τ of their
 own are kept for each parameter during the burn-in,
 
-    τ ← τ + 1 − τ g²/w,    g ← g + (u − g)/τ,    w ← w + (u² − w)/τ                                             (1)
+    τ ← τ + 1 − τ g²/w,    g ← g + (u − g)/τ,    w ← max(w + (u² − w)/τ, 1/T)                                   (1)
 
-and w^(−½) then preconditions the velocity's equation,
+(1/T is the prior's part of the curvature, below which no gradient's mean square under the posterior can be: without
+it steps grow without bound where training has ended and gradients vanish) and w^(−½) then preconditions the
+velocity's equation,
 
     v ← (1 − α) v + ε² w^(−½) u + √(2αε² w^(−½) − rε⁴) ξ,    θ ← θ + s v,      ξ ~ N(0, I).                       (2)
 
@@ -74,7 +76,8 @@ class AdaptiveSGHMC(StochasticSampler):
         start = State(theta, zeros, zeros.clone(), squares, torch.full_like(theta, START_MEMORY))
         share = geometry.noise / (1 + geometry.noise)
         update = scale_adapted(prior, epsilon, self.friction, share)
-        return Dynamics(start, update, adapting(prior), partial(adapted, prior)), {"step_size": epsilon}
+        adapt = adapting(prior, 1 / geometry.temperature)
+        return Dynamics(start, update, adapt, partial(adapted, prior)), {"step_size": epsilon}
 
 
 class State(NamedTuple):
@@ -92,8 +95,8 @@ def adapted(scale: Tensor, state: State) -> Tensor:
     return scale * state.squares.clamp_min(FLAT) ** -0.25
 
 
-def adapting(scale: Tensor) -> Adapt:
-    """Equation (1) for scales (P,)."""
+def adapting(scale: Tensor, floor: float) -> Adapt:
+    """Equation (1) for scales (P,) and 1/T."""
 
     def adapt(state: State, gradient: Tensor) -> State:
         gradient = scale * gradient
@@ -101,7 +104,7 @@ def adapting(scale: Tensor) -> Adapt:
         memory = memory.clamp_min(1.0)
         mean = state.mean + (gradient - state.mean) / memory
         squares = state.squares + (gradient.square() - state.squares) / memory
-        return state._replace(mean=mean, squares=squares, memory=memory)
+        return state._replace(mean=mean, squares=squares.clamp_min(floor), memory=memory)
 
     return adapt
 
