@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,9 +131,14 @@ def datasets(as_json: AsJson = False) -> None:
 @app.command()
 def check(
     method: Annotated[str, typer.Argument(help="E.g. laplace, or 'multi(swag, 5)'.")],
-    full: Annotated[bool, typer.Option("--full", help="Four times as many simulations: smaller errors show.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Four times as many simulations, and stored references.")
+    ] = False,
     simulations: Annotated[
         int | None, typer.Option(min=0, help="Of small networks with known weights; 100, or 400 with --full.")
+    ] = None,
+    references: Annotated[
+        str | None, typer.Option(help="Data with stored references: 'yacht,credit-g', or 'yacht=FOLDER'.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the check.")] = 0,
     as_json: AsJson = False,
@@ -143,7 +148,8 @@ def check(
     from bayesify.exactness.sbc import FULL, QUICK
 
     chosen = simulations if simulations is not None else FULL if full else QUICK
-    found = check_method(method, seed=seed, simulations=chosen)
+    given = _given_problems(references) if references is not None else _default_problems() if full else []
+    found = check_method(method, seed=seed, simulations=chosen, references=given)
     _print_json(found.as_dict()) if as_json else typer.echo(str(found))
     if not found.passed:
         raise typer.Exit(1)
@@ -318,6 +324,35 @@ def _methods(text: str | None) -> list[str] | None:
     found = [part.strip() for part in parts if part.strip()]
     if not found:
         raise MethodError("--methods is empty: name at least one method, or leave the option out for all.")
+    return found
+
+
+def _given_problems(text: str) -> list[Any]:
+    """Real problems of references that are named: NAME is looked up in the cache, NAME=FOLDER is not."""
+    from bayesify.datasets import make_task
+    from bayesify.exactness import problem_of
+    from bayesify.reference import cached_reference, read_reference
+
+    found = []
+    for part in _names(text):
+        name, _, folder = part.partition("=")
+        task = make_task(name)
+        found.append(problem_of(task, read_reference(task, folder) if folder else cached_reference(task)))
+    return found
+
+
+def _default_problems() -> list[Any]:
+    """Those of the default sets that have references; of the others one is told what makes them."""
+    from bayesify.errors import DataError
+    from bayesify.exactness import DEFAULT_SETS
+    from bayesify.reference import cached_folders
+
+    found = []
+    for name in DEFAULT_SETS:
+        with suppress(DataError):  # what is there is unfinished or of other data
+            found += _given_problems(name) if cached_folders(name) else []
+        if not any(problem.name == name for problem in found):
+            typer.echo(f"not compared with long chains on {name}: bayesify reference {name} makes them.", err=True)
     return found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bayesify.cli import main
+from bayesify.engine.budget import Budget
 
 
 class Ended(NamedTuple):
@@ -106,3 +107,23 @@ def test_misspelt_methods_fail_before_sampling(csv: Path, tmp_path: Path, here: 
     assert found.returncode == 2
     assert "swag" in found.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_check_against_a_reference(csv: Path, tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAYESIFY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("bayesify.exactness.check.DEFAULT_BUDGET", Budget(epochs=20))
+    missing = here("check", "laplace", "--simulations", "0", "--references", csv)
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("error: ")
+    assert "bayesify reference" in missing.stderr
+    assert here("reference", csv, *SMALL).returncode == 0
+    found = here("check", "map", "--simulations", "0", "--references", csv)
+    assert found.returncode == 0, found.stderr
+    assert "small: predictive at W1 = 0." in found.stdout
+    assert "halves of the chains" in found.stdout
+    full = here("check", "map", "--simulations", "0", "--full", "--json")
+    assert json.loads(full.stdout)["closeness"] == []
+    assert [line.split(":")[0] for line in full.stderr.splitlines()] == [
+        "not compared with long chains on yacht",
+        "not compared with long chains on credit-g",
+    ]

@@ -168,7 +168,7 @@ def test_limits() -> None:
     ],
 )
 def test_ends(stages: list[Stage], end: str | None) -> None:
-    assert make._end(tuple(stages)) == end
+    assert make.why_ended(tuple(stages)) == end
 
 
 def test_halves() -> None:

@@ -143,13 +143,13 @@ def _method(
     failed = [one for one in found.failed if one.cell.label == entrant.label and one.cell.multiple == multiple]
     planned = sum(cell.label == entrant.label and cell.multiple == multiple for cell in plan.cells)
     spec = next(cell.spec for cell in plan.cells if cell.label == entrant.label)
-    info = get_method(spec).info
+    method = get_method(spec)
     entry: dict[str, Any] = {
         "name": entrant.label,
         "label": _title(entrant),
         "spec": spec,
-        "family": info.family,
-        "exactness": str(info.exactness),
+        "family": method.info.family,
+        "exactness": str(method.exactness),
         "is_control": entrant.role == "control",
         "is_null": entrant.role == "reference",
         "status": _status(len(cells), len(failed), planned),

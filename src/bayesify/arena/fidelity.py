@@ -23,7 +23,7 @@ from bayesify.engine.budget import Budget
 from bayesify.engine.rng import seed_of
 from bayesify.errors import BayesifyError, BudgetError
 from bayesify.fitting import fit
-from bayesify.methods.temperature_scaled import TemperatureScaled
+from bayesify.methods.registry import get_method
 from bayesify.reference.distance import Distance, Target
 from bayesify.reference.gap import closed
 from bayesify.reference.reference import Reference
@@ -192,7 +192,7 @@ def _fit_and_measure(cell: FidelityCell, task: Task, reference: Reference, targe
         prior=prior,
         method=cell.spec,
         budget=Budget(gradient_evaluations=cell.budget),
-        validation=HELD_OUT if TemperatureScaled.info.name in cell.spec else None,
+        validation=HELD_OUT if get_method(cell.spec).needs_validation else None,
         seed=seed_of("fidelity", cell.seed) % 2**31,
         device="cpu",
         progress=False,

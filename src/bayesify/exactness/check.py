@@ -106,7 +106,7 @@ def check_method(
             failures.append(_failure(real.name, 1.0, error))
     return CheckResult(
         method=describe(chosen),
-        declared=chosen.info.exactness,
+        declared=chosen.exactness,
         bias=chosen.info.bias,
         problems=tuple(checks),
         failures=tuple(failures),
@@ -124,7 +124,7 @@ def _check(method: Method, known: KnownPosterior, seed: int, budget: Budget) -> 
     runs = [_fit(method, known, seed, budget)]
     posterior = runs[0].posterior
     fixed = is_fixed(posterior)
-    if fixed and len(runs[0].theta) >= MIN_BATCHED and method.info.exactness in STRICT:
+    if fixed and len(runs[0].theta) >= MIN_BATCHED and method.exactness in STRICT:
         runs += [_fit(method, known, seed_of(seed, "repeat", i), budget) for i in range(1, SAMPLER_RUNS)]
     theta = torch.cat([run.theta for run in runs])
     known = known.at(posterior.record.temperature)  # what the method says it targeted
@@ -170,14 +170,13 @@ def _fit(method: Method, known: KnownPosterior, seed: int, budget: Budget) -> _F
 
 
 def _problem(method: Method, known: KnownPosterior) -> Problem:
-    # All examples belong to the posterior, so nothing is held out; only calibration cannot do without.
-    calibrates = method.info.family == "calibration"
+    # All examples belong to the posterior, so nothing is held out; calibration and tuning cannot do without.
     return make_problem(
         known.module(),
         Data(known.inputs, known.targets),
         likelihood=known.likelihood,
         prior=known.prior,
-        validation=Data(known.test_inputs, known.test_targets) if calibrates else None,
+        validation=Data(known.test_inputs, known.test_targets) if method.needs_validation else None,
         device="cpu",
     ).with_changes(temperature=known.temperature, meter=Meter())
 

@@ -97,7 +97,7 @@ class CheckResult:
 
     Attributes:
         method: as written on the command line.
-        declared: its `info.exactness`.
+        declared: its `exactness`.
         bias: its `info.bias`.
         problems: one entry per problem that it ran on.
         failures: the others.

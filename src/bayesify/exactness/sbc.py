@@ -70,7 +70,7 @@ def calibrate(
     ranks, counts, unmixed, temperature = [], [], 0, 1.0
     for number in range(simulations):
         # Of such data the posterior is not conditioned on those held out: truth and draws stay exchangeable.
-        simulated = model.simulate(seed, number, validation=chosen.info.family in ("calibration", "tuning"))
+        simulated = model.simulate(seed, number, validation=chosen.needs_validation)
         problem = simulated.problem
         limit = given.limit(problem.num_examples, chosen.num_particles)
         run = Run(problem.meter, limit=limit, seconds=given.seconds, seed=seed_of(seed, "fit", number))

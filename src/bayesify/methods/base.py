@@ -75,6 +75,16 @@ class Method(ABC):
         return self.info.uses_validation
 
     @property
+    def needs_validation(self) -> bool:
+        """Whether there is nothing to calibrate or to tune without held-out data."""
+        return False
+
+    @property
+    def exactness(self) -> Exactness:
+        """What it declares itself; combinators are at most as exact as what they hold."""
+        return self.info.exactness
+
+    @property
     def is_post_hoc(self) -> bool:
         """Whether `fit` on a pretrained problem trains nothing; combinators answer for what they hold."""
         return self.info.post_hoc
@@ -127,6 +137,16 @@ class Wrapper(Method):
     def uses_validation(self) -> bool:
         """Where the method does, or the wrapper by itself."""
         return self.info.uses_validation or self.method.uses_validation
+
+    @property
+    def needs_validation(self) -> bool:
+        """As the method."""
+        return self.method.needs_validation
+
+    @property
+    def exactness(self) -> Exactness:
+        """The method's, or the wrapper's where that is worse."""
+        return max(self.info.exactness, self.method.exactness, key=list(Exactness).index)
 
     @property
     def is_post_hoc(self) -> bool:

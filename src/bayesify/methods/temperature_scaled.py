@@ -36,6 +36,11 @@ class TemperatureScaled(Wrapper):
         uses_validation=True,
     )
 
+    @property
+    def needs_validation(self) -> bool:
+        """Yes."""
+        return True
+
     def post_hoc_cost(self, problem: Problem) -> float:
         """The method's and one prediction of the validation data."""
         return self.method.post_hoc_cost(problem) + self._prediction_cost(problem)

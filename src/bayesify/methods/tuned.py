@@ -40,6 +40,11 @@ class Tuned(Wrapper):
         require_positive(self, "num_trials")
 
     @property
+    def needs_validation(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
     def is_post_hoc(self) -> bool:
         """No: the trials need a budget, whatever the method."""
         return False

@@ -372,6 +372,11 @@ _BY_NAME: dict[str, Callable[..., Likelihood]] = {
 }
 
 
+def likelihood_names() -> list[str]:
+    """All known names."""
+    return list(_BY_NAME)
+
+
 def get_likelihood(likelihood: str | Likelihood) -> Likelihood:
     """A likelihood by name, or the one given.
 

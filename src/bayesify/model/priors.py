@@ -346,6 +346,11 @@ _BY_NAME: dict[str, Callable[[], Prior]] = {
 }
 
 
+def prior_names() -> list[str]:
+    """All known names."""
+    return list(_BY_NAME)
+
+
 def get_prior(prior: str | Prior | None) -> Prior:
     """A prior by name, the one given, or the default: Normal with fan-in scaling.
 

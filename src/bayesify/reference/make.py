@@ -101,7 +101,7 @@ def make_reference(
         kept = read(place, key)
         limit = kept.next_limit
         while True:
-            end = _end(kept.stages)
+            end = why_ended(kept.stages)
             if limit is None and end is None:
                 limit = next_limit(kept.stages, _evaluations(work, kept.stages, budget or DEFAULT_BUDGET), work.minimum)
             if limit is None:
@@ -131,8 +131,8 @@ def next_limit(stages: tuple[Stage, ...], budget: float, minimum: float) -> floa
     return left if left < (1 + LEAST_GROWTH) * wanted else wanted
 
 
-def _end(stages: tuple[Stage, ...]) -> str | None:
-    """Why no more is needed, if so."""
+def why_ended(stages: tuple[Stage, ...]) -> str | None:
+    """Why no more is needed, if so: 'mixed' or 'stalled'."""
     if not stages:
         return None
     found = stages[-1].ceiling

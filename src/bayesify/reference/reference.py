@@ -227,8 +227,12 @@ def key_of(setup: Setup, data: Prepared) -> str:
 
 def default_folder(task: Task, setup: Setup, key: str) -> Path:
     """A folder in the cache whose name people can read."""
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in task.name)[:40] or "data"
-    return cache_folder("references") / f"{name}-{'-'.join(map(str, setup.network))}-{key[:8]}"
+    return cache_folder("references") / f"{readable_name(task.name)}-{'-'.join(map(str, setup.network))}-{key[:8]}"
+
+
+def readable_name(name: str) -> str:
+    """A task's name as part of a folder's."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:40] or "data"
 
 
 class Kept(NamedTuple):
