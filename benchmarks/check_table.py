@@ -114,7 +114,7 @@ def problem(text: str) -> Any:
     return problem_of(task, read_reference(task, folder))
 
 
-def row(result: dict[str, Any], references: list[str]) -> str:
+def row(result: dict[str, Any], references: list[str], simulated: bool) -> str:
     """One line: the worst of the temperatures on each kind of problem."""
     cells = [f"`{result['method']}`", result["declared"]]
     for kind in ("linear", "logistic"):
@@ -122,7 +122,8 @@ def row(result: dict[str, Any], references: list[str]) -> str:
         worst = max(found, key=lambda p: RANKS.index(Exactness(p["exactness"])), default=None)
         cells.append(result.get("error", "cannot be run on it") if worst is None else worst["verdict"])
     calibration = result.get("calibration")
-    cells.append("" if calibration is None else calibration["verdict"])
+    if simulated:
+        cells.append("" if calibration is None else calibration["verdict"])
     close = {one["name"]: one for one in result.get("closeness", [])}
     cells += [distance(close[name]) if name in close else "" for name in references]
     cells.append("yes" if result["passed"] else "**no**")
@@ -138,9 +139,15 @@ def distance(one: dict[str, Any]) -> str:
 def write(page: Path, results: list[dict[str, Any]]) -> None:
     """Puts the table between the page's marks."""
     references = sorted({one["name"] for result in results for one in result.get("closeness", [])})
-    titles = ["method", "declares", "linear regression", "logistic regression", "simulations"]
+    simulated = any(one.get("calibration") for one in results)
+    titles = ["method", "declares", "linear regression", "logistic regression"]
+    titles += ["simulations"] if simulated else []
     titles += [f"from chains on {name} (their halves)" for name in references] + ["as declared"]
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|", *(row(one, references) for one in results)]
+    lines = [
+        "| " + " | ".join(titles) + " |",
+        "|---" * len(titles) + "|",
+        *(row(one, references, simulated) for one in results),
+    ]
     before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     table = "\n".join(lines)
     page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")

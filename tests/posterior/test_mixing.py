@@ -54,7 +54,7 @@ def test_the_share_of_inputs_is_told() -> None:
     (text,) = warnings(numbers, CHAINS)
     assert text.startswith("4 chains disagree on 25% of the tested inputs (R-hat ")
     assert "effective draws): they have not mixed" in text
-    assert "use mile" in text
+    assert "mile does by design" in text
 
 
 def test_exchanged_units_are_no_disagreement() -> None:

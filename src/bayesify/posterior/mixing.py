@@ -113,7 +113,7 @@ def _disagreement(found: dict[str, Any], num_chains: int) -> str:
     size = f"up to {found['r_hat']:.2f}" if found["r_hat"] < HOPELESS else f"above {HOPELESS:g}"
     return (
         f"{chains}{where} (R-hat {size}, {found['ess']:.0f} effective draws): they have not mixed, and describe the "
-        "region around each start. Raise the budget, use mile, or read them as an ensemble."
+        "region around each start. Raise the budget, or read them as an ensemble, which mile does by design."
     )
 
 
