@@ -371,10 +371,7 @@ _BY_NAME: dict[str, Callable[..., Likelihood]] = {
     "poisson": Poisson,
 }
 
-
-def likelihood_names() -> list[str]:
-    """All known names."""
-    return list(_BY_NAME)
+LIKELIHOOD_NAMES = tuple(_BY_NAME)
 
 
 def get_likelihood(likelihood: str | Likelihood) -> Likelihood:

@@ -345,10 +345,7 @@ _BY_NAME: dict[str, Callable[[], Prior]] = {
     "flat": Flat,
 }
 
-
-def prior_names() -> list[str]:
-    """All known names."""
-    return list(_BY_NAME)
+PRIOR_NAMES = tuple(_BY_NAME)
 
 
 def get_prior(prior: str | Prior | None) -> Prior:

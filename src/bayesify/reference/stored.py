@@ -14,8 +14,8 @@ from bayesify.errors import DataError, SaveError
 from bayesify.files import cache_folder
 from bayesify.methods.registry import get_method
 from bayesify.methods.sampler import Sampler
-from bayesify.model.likelihoods import get_likelihood, likelihood_names
-from bayesify.model.priors import get_prior, prior_names
+from bayesify.model.likelihoods import LIKELIHOOD_NAMES, get_likelihood
+from bayesify.model.priors import PRIOR_NAMES, get_prior
 from bayesify.reference.make import why_ended
 from bayesify.reference.reference import Reference, Setup, key_of, read, read_arrays, readable_name
 
@@ -75,8 +75,8 @@ def stored_setup(folder: Path) -> Setup:
         raise DataError(f"there is no reference in {folder}: make one with bayesify reference DATA --out.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaveError(f"{path} is damaged ({error}): delete the folder {folder} to make it again.") from error
-    likelihood_name = next((name for name in likelihood_names() if repr(get_likelihood(name)) == likelihood), None)
-    prior_name = next((name for name in prior_names() if repr(get_prior(name)) == prior), None)
+    likelihood_name = next((name for name in LIKELIHOOD_NAMES if repr(get_likelihood(name)) == likelihood), None)
+    prior_name = next((name for name in PRIOR_NAMES if repr(get_prior(name)) == prior), None)
     if likelihood_name is None or prior_name is None or not isinstance(method, Sampler):
         raise SaveError(
             f"the reference in {folder} has a likelihood {likelihood} and a prior {prior}, of which one has no name: "
