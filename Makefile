@@ -7,8 +7,8 @@ WORKERS ?= 2
 ARGS    ?=
 
 BIN    := $(VENV)/bin
-# The table of docs/fidelity.md takes hours: it has a target of its own.
-BENCHMARKS := $(filter-out benchmarks/_% benchmarks/fidelity_table.py,$(sort $(wildcard benchmarks/*.py)))
+# The tables of docs/fidelity.md and docs/check.md take hours: they have targets of their own.
+BENCHMARKS := $(filter-out benchmarks/_% benchmarks/%_table.py,$(sort $(wildcard benchmarks/*.py)))
 # Stamps: pip runs again only when pyproject.toml changed.
 RUN    := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
@@ -21,10 +21,10 @@ SHELL         := /bin/bash
 .SHELLFLAGS   := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare test lint format docs bench fidelity peers coverage clean
+.PHONY: help compare test lint format docs bench fidelity check-methods peers coverage clean
 
 help: ## say what can be made
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 compare: $(RUN) ## the default comparison on a bundled data set: verdict and report
 	$(BIN)/bayesify compare diabetes $(ARGS)
@@ -51,6 +51,9 @@ bench: $(DEV) ## every benchmark in benchmarks/, one after the other, on an othe
 
 fidelity: $(DEV) ## the table of docs/fidelity.md: hours; the same command continues
 	$(ONE_THREAD) $(BIN)/python benchmarks/fidelity_table.py --workers $(WORKERS) $(ARGS)
+
+check-methods: $(DEV) ## the table of docs/check.md: every method against what it declares; the same command continues
+	$(ONE_THREAD) $(BIN)/python benchmarks/check_table.py --workers $(WORKERS) $(ARGS)
 
 peers: ## what the benchmarks compare with, in an environment of its own (.venv-peers)
 	$(PYTHON) -m venv .venv-peers
