@@ -16,8 +16,6 @@ COMBINATORS = {
     "tuned": "tuned(map, 4)",
 }
 EPOCHS = 400
-MORE_EPOCHS = {"sae": 2000}
-"""It trains each of its many members: with fewer epochs the last ones are far from where they are drawn to."""
 
 
 def built_in() -> list[str]:
@@ -33,8 +31,7 @@ def problems() -> list[KnownPosterior]:
 
 @pytest.mark.parametrize("name", built_in())
 def test_it_is_what_it_declares(name: str, problems: list[KnownPosterior]) -> None:
-    budget = Budget(epochs=MORE_EPOCHS.get(name, EPOCHS))
-    result = check_method(COMBINATORS.get(name, name), budget=budget, problems=problems)
+    result = check_method(COMBINATORS.get(name, name), budget=Budget(epochs=EPOCHS), problems=problems)
     assert result.passed, result
     assert len(result.problems) == len(problems)
     # Draws that are worth nothing would pass any check.

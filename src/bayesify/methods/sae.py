@@ -8,8 +8,9 @@ with Gaussian noise σ, targets moved by e ~ N(0, T σ²),
 For a linear model with known σ the minimum is linear in (a, e), and its law is exactly the posterior at temperature T,
 if (1) is solved; the draws are as correlated as the anchors are. A σ that is learned stays what the first members of
 all chains found, their geometric mean: with e of its own size it would grow without end. Without e the variance would
-be too small, by what the data's noise contributes: other likelihoods have no e here, so for them it is. For networks
-(1) gives an ensemble whose members lie near many modes, spread as the posterior is where the data say nothing.
+be too small, by what the data's noise contributes: other likelihoods have no e here, so for them it is (on logistic
+regression of 200 examples the minima are 6.5 times too narrow). For networks (1) gives an ensemble whose members lie
+near many modes, spread as the posterior is where the data say nothing.
 
 The anchors of a chain follow a guided walk (Gustafson 1998) that leaves the prior unchanged, so that consecutive
 members differ little: each is trained from the last one for a few epochs. Here the walk is of each coordinate by
@@ -63,10 +64,11 @@ class SAE(Sampler):
     info = MethodInfo(
         name="sae",
         family="ensemble",
-        exactness=Exactness.APPROXIMATE,
+        exactness=Exactness.NOT_A_POSTERIOR,
         reference="Delaunoy & Louppe, arXiv 2201.00649; Pearce et al., AISTATS 2020",
         summary="members trained one after the other towards anchors that walk through the prior",
-        bias="optima, not draws; exact for linear models with known Gaussian noise if trained to the end",
+        bias="exact for linear models with known Gaussian noise if trained to the end; targets of other likelihoods "
+        "cannot be moved: 85% too narrow on logistic regression",
         search_space={"walk": Range(0.02, 1.0, log=True), "member_learning_rate": Range(1e-4, 1e-2, log=True)},
     )
 
