@@ -362,14 +362,8 @@ class Loss(Likelihood):
         return targets.to(dtype) if targets.is_floating_point() else targets
 
 
-_BY_NAME: dict[str, Callable[..., Likelihood]] = {
-    "categorical": Categorical,
-    "bernoulli": Bernoulli,
-    "gaussian": Gaussian,
-    "heteroscedastic_gaussian": HeteroscedasticGaussian,
-    "student_t": StudentT,
-    "poisson": Poisson,
-}
+_NAMED = (Categorical, Bernoulli, Gaussian, HeteroscedasticGaussian, StudentT, Poisson)
+_BY_NAME: dict[str, Callable[..., Likelihood]] = {one.name: one for one in _NAMED}
 
 LIKELIHOOD_NAMES = tuple(_BY_NAME)
 
