@@ -90,7 +90,7 @@ GLOBAL_RANDOMNESS_ALLOWED = {
         "torch.manual_seed",
     ): "inside that fork: every phase has its own stream for such layers",
     ("engine/run.py", "torch.set_rng_state"): "inside that fork: a resumed phase continues its stream",
-    ("model/network.py", "torch.nn.functional.dropout"): "inside that fork: as in users' dropout layers",
+    ("model/dropout.py", "torch.nn.functional.dropout"): "inside that fork: as in users' dropout layers",
     ("model/network.py", "torch.nn.init.uniform_"): "inside that fork: as in users' initialisers",
 }
 

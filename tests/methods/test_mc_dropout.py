@@ -21,10 +21,11 @@ import bayesify as bay
 from bayesify.engine.rng import seeded
 from bayesify.errors import MethodError, ModelError
 from bayesify.methods import MCDropout
-from bayesify.methods.mc_dropout import draw_masks, mask_sizes, with_fixed_dropout
-from bayesify.model.network import FixedDropout, Mode, Network
+from bayesify.methods.mc_dropout import draw_masks, mask_sizes
+from bayesify.model.dropout import FixedDropout
+from bayesify.model.network import Mode, Network
 from bayesify.model.problem import Batch
-from bayesify.model.transform import transformed
+from bayesify.model.transform import transformed, with_transform
 
 
 def network_of(module: nn.Module, rate: float = 0.3) -> Network:
@@ -75,7 +76,7 @@ def test_training_draws_masks_for_every_example() -> None:
 
 
 def test_training_gives_every_particle_its_own_masks() -> None:
-    problem = with_fixed_dropout(problem_of(plain(), regression_data()), 0.5)
+    problem = with_transform(problem_of(plain(), regression_data()), dropout=0.5)
     theta = problem.initial().repeat(3, 1)
     with seeded(0):
         outputs = [
@@ -191,10 +192,8 @@ def test_own_layers_keep_their_rates_and_kinds() -> None:
 
 def test_a_layer_in_several_places_gets_a_mask_for_each() -> None:
     relu = nn.ReLU()
-    problem = with_fixed_dropout(
-        problem_of(nn.Sequential(nn.Linear(4, 8), relu, nn.Linear(8, 5), relu, nn.Linear(5, 1)), regression_data()),
-        0.3,
-    )
+    module = nn.Sequential(nn.Linear(4, 8), relu, nn.Linear(8, 5), relu, nn.Linear(5, 1))
+    problem = with_transform(problem_of(module, regression_data()), dropout=0.3)
     assert mask_sizes(problem) == {"1.1.mask": 8, "3.1.mask": 5}
 
 
@@ -225,7 +224,7 @@ def test_wider_inputs_than_the_mask_are_refused() -> None:
 
 def test_activation_on_the_outputs_is_not_dropped() -> None:
     network = network_of(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1), nn.Softplus()))
-    assert list(network.masks) == ["1.1.mask"]
+    assert list(network.indexed) == ["1.1.mask"]
 
 
 def test_activations_registered_after_all_layers_count() -> None:
@@ -237,7 +236,7 @@ def test_activations_registered_after_all_layers_count() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.act(self.first(x)))
 
-    assert list(network_of(Net()).masks) == ["act.1.mask"]
+    assert list(network_of(Net()).indexed) == ["act.1.mask"]
 
 
 def test_no_place_for_dropout_is_an_error() -> None:

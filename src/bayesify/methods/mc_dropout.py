@@ -19,9 +19,10 @@ import torch
 from bayesify.engine.optimise import Schedule, optimise
 from bayesify.engine.run import Run
 from bayesify.methods.base import Exactness, Method, MethodInfo, Range, require, require_positive
+from bayesify.model.dropout import fixed_layers, has_dropout
 from bayesify.model.network import Buffers, Mode, Network
 from bayesify.model.problem import Problem
-from bayesify.model.transform import transformed
+from bayesify.model.transform import with_transform
 from bayesify.posterior.base import Particles, Posterior
 from bayesify.posterior.draws import Draws
 
@@ -73,8 +74,8 @@ class MCDropout(Method):
 
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """Trains with dropout, unless a pretrained network was, then draws the masks."""
-        trained = problem.pretrained and problem.network.has_dropout
-        problem = with_fixed_dropout(problem, self.rate)
+        trained = problem.pretrained and has_dropout(problem.network.module)
+        problem = with_transform(problem, dropout=self.rate)
         phase = run.phase("masks", cost=0.0)
         sizes = mask_sizes(problem)
         theta = problem.initial()[None]
@@ -96,19 +97,6 @@ class MCDropout(Method):
         return optimise(problem, phase, theta, Schedule(self.learning_rate, self.batch_size))
 
 
-def with_fixed_dropout(problem: Problem, rate: float) -> Problem:
-    """The problem with dropout layers whose masks can be fixed, in the places where the network has them or lacks them.
-
-    Raises:
-        ModelError: there is no place for them.
-    """
-    before = problem.network
-    changes = {**before.transform, "dropout": rate}
-    network = Network(transformed(before.module, changes), changes)
-    network.is_restricted = before.is_restricted
-    return problem.with_changes(network=network)
-
-
 def mask_sizes(problem: Problem) -> dict[str, int]:
     """How many features each dropout layer sees, by one forward pass of one example."""
     row = problem.data.select(slice(0, 1))
@@ -116,13 +104,13 @@ def mask_sizes(problem: Problem) -> dict[str, int]:
         buffers = {name: value[0] for name, value in problem.network.buffers(1).items()}
         problem.network(problem.network.initial, buffers, row.inputs, Mode.PREDICT)
     problem.meter.forward(1)
-    return {name: owner.num_features for name, owner in problem.network.masks.items()}
+    return {name: owner.num_features for name, owner in fixed_layers(problem.network).items()}
 
 
 def draw_masks(network: Network, sizes: dict[str, int], num_samples: int, rng: torch.Generator) -> Buffers:
     """Masks (1) for each layer, {name: (S, features)}."""
     masks = {}
-    for name, owner in network.masks.items():
+    for name, owner in fixed_layers(network).items():
         keep = 1 - owner.p
         uniform = torch.rand(num_samples, sizes[name], generator=rng, device=network.device, dtype=network.dtype)
         masks[name] = (uniform < keep) / keep

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,48 +35,21 @@ class Mode(StrEnum):
     """Dropout off, normalisation by the particle's stored statistics."""
 
 
-class FixedDropout(nn.Module):
-    """Dropout whose mask is a buffer shared by all examples, so that one particle is one consistent function.
+class Indexed(nn.Module):
+    """Base of layers of which buffers, the index, choose one function: a dropout mask, the number of a member.
 
-    The mask covers features (the last dimension) or channels (dimension 1), never positions: a draw of the weights
-    is the same at every position (Gal & Ghahramani 2016, "A theoretically grounded application of dropout in recurrent
-    networks"). Training draws masks of the same form, one per example. The size is known only when the first
-    activations pass, so the module starts with an empty mask, which drops nothing; one that is called with several
-    sizes uses the first entries of one mask.
+    The index belongs to the particle, as running statistics do: `Network.buffers` repeats it, and a method puts in what
+    it drew for every particle.
     """
 
-    mask: Tensor
-
-    def __init__(self, rate: float, *, channels: bool = False) -> None:
-        nn.Module.__init__(self)
-        self.p = rate  # the name that nn.Dropout gives it, for modules that ask theirs
-        self.feature_dim = 1 if channels else -1
-        self.num_features = 0
-        self.register_buffer("mask", torch.ones(0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, ..., features) → the same shape; one mask per example in training, the stored mask otherwise."""
-        size = x.shape[self.feature_dim]
-        shape = [1] * x.dim()
-        shape[self.feature_dim] = size
-        if self.training:
-            shape[0] = x.shape[0]
-            return x * nn.functional.dropout(x.new_ones(shape), self.p, training=True)
-        self.num_features = max(self.num_features, size)
-        if self.mask.shape[-1] == 0:
-            return x
-        if size > self.mask.shape[-1]:
-            raise ModelError(
-                f"a dropout layer meets {size} features but its masks were drawn for {self.mask.shape[-1]}: with "
-                "mc_dropout, inputs at prediction must not be longer than those in training."
-            )
-        return x * self.mask[..., :size].reshape(shape)
+    index: ClassVar[tuple[str, ...]]
+    """Names of those buffers."""
 
 
 class Network:
     """A private copy of a module with its trainable parameters taken out as a flat vector."""
 
-    def __init__(self, module: nn.Module, transform: Mapping[str, float] | None = None) -> None:
+    def __init__(self, module: nn.Module, transform: Mapping[str, Any] | None = None) -> None:
         self.module = copy.deepcopy(module)
         self.transform = dict(transform or {})
         _forget_tracking(self.module)
@@ -88,12 +61,13 @@ class Network:
             if isinstance(owner, nn.modules.batchnorm._NormBase) and owner.track_running_stats
             for name in ("running_mean", "running_var")
         )
-        self.masks = {
-            f"{prefix}.mask" if prefix else "mask": owner
+        self.indexed = {
+            f"{prefix}.{name}" if prefix else name: owner
             for prefix, owner in self.module.named_modules()
-            if isinstance(owner, FixedDropout)
+            if isinstance(owner, Indexed)
+            for name in owner.index
         }
-        """The fixed dropout layers by the name of their mask."""
+        """The layers with an index by the names of its buffers."""
         self.is_restricted = False
         """Whether part of what the user wanted trained is frozen here, at values of our own."""
         self._mode: Mode | None = None
@@ -114,18 +88,13 @@ class Network:
         """Floating type of the parameters."""
         return self.initial.dtype
 
-    @property
-    def has_dropout(self) -> bool:
-        """Whether any layer is stochastic in training."""
-        return any(isinstance(m, (nn.modules.dropout._DropoutNd, FixedDropout)) for m in self.module.modules())
-
     def buffers(self, num_particles: int) -> Buffers:
-        """The module's own running statistics and masks, repeated for K particles: {name: (K, *shape)}."""
-        if not self.running and not self.masks:
+        """The module's own running statistics and indices, repeated for K particles: {name: (K, *shape)}."""
+        if not self.running and not self.indexed:
             return {}
         own = dict(self.module.named_buffers())
         return {
-            name: own[name].expand(num_particles, *own[name].shape).clone() for name in (*self.running, *self.masks)
+            name: own[name].expand(num_particles, *own[name].shape).clone() for name in (*self.running, *self.indexed)
         }
 
     def __call__(self, theta: Tensor, buffers: Buffers, inputs: Inputs, mode: Mode) -> Tensor:
