@@ -25,7 +25,8 @@ from bayesify.methods.base import Method, describe
 from bayesify.methods.registry import get_method
 from bayesify.model.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood, StudentT, get_likelihood
 from bayesify.model.network import Network
-from bayesify.model.priors import Prior, get_prior
+from bayesify.model.prior import Prior
+from bayesify.model.priors import get_prior
 from bayesify.model.problem import Problem, check_model
 from bayesify.posterior.base import Diagnostics, Posterior, Record
 from bayesify.progress import progress_bar

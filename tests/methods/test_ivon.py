@@ -12,7 +12,8 @@ from bayesify.errors import MethodError, UnsupportedError
 from bayesify.methods.ivon import IVON, Rates, State, Target, fisher_trace, init, target_of, update, variance
 from bayesify.model.likelihoods import Gaussian
 from bayesify.model.network import Mode, Network
-from bayesify.model.priors import Flat, Laplace, Normal, Prior
+from bayesify.model.prior import Prior
+from bayesify.model.priors import Flat, Laplace, Normal
 from bayesify.model.problem import Problem
 from bayesify.posterior.draws import Draws
 from bayesify.posterior.gaussian import Gaussian as GaussianPosterior

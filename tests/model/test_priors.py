@@ -11,19 +11,18 @@ from torch import Tensor, nn
 
 from bayesify.errors import MethodError, UnsupportedError
 from bayesify.model.parameters import Layout
+from bayesify.model.prior import LIKELIHOOD_LOG_SCALE, BoundPrior, Family, Prior
 from bayesify.model.priors import (
-    LIKELIHOOD_LOG_SCALE,
-    BoundPrior,
+    ByName,
     Flat,
     Horseshoe,
     Laplace,
     Normal,
-    Prior,
     StudentT,
     get_prior,
 )
 
-PROPER: list[Prior] = [Normal(), Laplace(), StudentT(), StudentT(df=1.0), StudentT(df=30.0), Horseshoe()]
+PROPER: list[Family] = [Normal(), Laplace(), StudentT(), StudentT(df=1.0), StudentT(df=30.0), Horseshoe()]
 LIKE = torch.zeros(1, dtype=torch.float64)
 
 
@@ -228,3 +227,30 @@ def test_by_name() -> None:
     assert get_prior(prior) is prior
     with pytest.raises(MethodError, match="Did you mean 'horseshoe'"):
         get_prior("horsshoe")
+
+
+def test_families_by_name_each_hold_for_their_own_parameters() -> None:
+    prior = ByName({r"^0\.": Horseshoe(scale=0.3), "bias": Laplace(scale=2.0), ".": Normal(scale=0.7)})
+    bound = prior.bind(layout(), 2, LIKE)
+    theta = torch.randn(3, len(bound.loc) + 2, dtype=LIKE.dtype, generator=torch.Generator().manual_seed(0))
+    expected = Normal().bind(layout(), 2, LIKE).log_density(theta) - Normal().bind(layout(), 0, LIKE).log_density(
+        theta[:, :-2]
+    )  # the likelihood's own
+    for slot in layout().slots:
+        family = prior.family_of(slot)
+        z = (theta[:, slot.offset : slot.offset + slot.size] - float(slot.role == "scale")) / family.scale_of(slot)
+        expected = expected + (family.standard_log_density(z) - math.log(family.scale_of(slot))).sum(-1)
+    torch.testing.assert_close(bound.log_density(theta), expected)
+    point = theta.requires_grad_()
+    slope = torch.autograd.grad(bound.log_density(point).sum(), point)[0]
+    torch.testing.assert_close(bound.score(point.detach()), slope)
+    with pytest.raises(UnsupportedError, match="horseshoe"):
+        bound.precision()
+    assert bound.sample(5, torch.Generator().manual_seed(1)).shape == (5, theta.shape[1])
+
+
+def test_families_by_name_must_cover_every_parameter_and_be_priors() -> None:
+    with pytest.raises(MethodError, match="no pattern for parameter"):
+        ByName({"^0": Normal()}).bind(layout(), 0, LIKE)
+    with pytest.raises(MethodError, match="needs a prior"):
+        ByName({".": 0.5})  # type: ignore[dict-item]

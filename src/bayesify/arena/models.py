@@ -10,7 +10,8 @@ from torch import nn
 from bayesify.arena.plan import digest
 from bayesify.engine.rng import seeded
 from bayesify.errors import ModelError
-from bayesify.model.priors import Normal, Prior, get_prior
+from bayesify.model.prior import Prior
+from bayesify.model.priors import Normal, get_prior
 from bayesify.models.mlp import mlp_for
 
 Factory = Callable[[int, int], nn.Module]

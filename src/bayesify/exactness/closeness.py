@@ -18,7 +18,7 @@ from bayesify.engine.run import Run
 from bayesify.fitting import fit_problem, make_problem
 from bayesify.methods.base import Method
 from bayesify.model.likelihoods import Likelihood
-from bayesify.model.priors import Prior
+from bayesify.model.prior import Prior
 from bayesify.predictive import Predictive
 from bayesify.reference.distance import Distance, Target
 from bayesify.reference.reference import Reference

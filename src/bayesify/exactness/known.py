@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bayesify.engine.rng import seeded
 from bayesify.model.likelihoods import Likelihood
 from bayesify.model.model import Model
-from bayesify.model.priors import Prior
+from bayesify.model.prior import Prior
 from bayesify.posterior.base import Particles
 
 

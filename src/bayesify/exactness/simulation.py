@@ -18,7 +18,8 @@ from bayesify.engine.rng import generator, seeded
 from bayesify.exactness.calibration import LOG_LIKELIHOOD
 from bayesify.fitting import make_problem
 from bayesify.model.likelihoods import Gaussian
-from bayesify.model.priors import Normal, Prior
+from bayesify.model.prior import Prior
+from bayesify.model.priors import Normal
 from bayesify.model.problem import Problem
 
 HIDDEN, NOISE = 5, 0.5

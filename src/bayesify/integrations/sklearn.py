@@ -33,7 +33,7 @@ from bayesify.model.likelihoods import (
     StudentT,
     get_likelihood,
 )
-from bayesify.model.priors import Prior
+from bayesify.model.prior import Prior
 from bayesify.models.mlp import mlp_for
 from bayesify.posterior.base import Posterior
 from bayesify.posterior.saving import load

@@ -18,7 +18,8 @@ from bayesify.engine.rng import generator
 from bayesify.errors import DataError, MethodError
 from bayesify.model.likelihoods import Categorical, Gaussian, HeteroscedasticGaussian, Likelihood, get_likelihood
 from bayesify.model.network import Mode, Network
-from bayesify.model.priors import Normal, Prior
+from bayesify.model.prior import Prior
+from bayesify.model.priors import Normal
 
 MAX_ROWS = 500
 """Inputs that are looked at: a random subset of more."""

@@ -1,148 +1,18 @@
-"""Priors p(θ) over the flat parameter vector, and a check of what functions they believe in.
-
-A prior is bound to a module's layout before use (`prior.bind(layout)`), which turns "fan-in scaling" or per-group
-scales into one scale per parameter. All are factorised over parameters. Normalisation scales are centred on 1, their
-neutral value; everything else on 0.
-"""
+"""Families of priors: heavy and light tails, sparsity, none at all, and different families for different parameters."""
 
 import math
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesify.errors import MethodError, UnsupportedError, suggest
-from bayesify.model.parameters import Layout, Slot
-
-if TYPE_CHECKING:
-    from bayesify.model.likelihoods import Likelihood
-    from bayesify.model.prior_predictive import PriorCheck
-
-LIKELIHOOD_LOG_SCALE = 1.0
-"""Prior standard deviation of a likelihood's own parameters (log noise scales): a factor e either way is ordinary."""
+from bayesify.model.parameters import Slot
+from bayesify.model.prior import Family, Prior
 
 Scale = float | str | Mapping[str, float]
-
-
-class Prior(ABC):
-    """The interface; subclasses are final and immutable."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def scale_of(self, slot: Slot) -> float:
-        """The scale of one named parameter's entries."""
-
-    @abstractmethod
-    def standard_log_density(self, z: Tensor) -> Tensor:
-        """Log density of z = (θ − loc)/scale, elementwise, without the log scale term."""
-
-    @abstractmethod
-    def standard_score(self, z: Tensor) -> Tensor:
-        """d/dz of `standard_log_density`."""
-
-    @abstractmethod
-    def standard_sample(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-        """Draws of z."""
-
-    def bind(self, layout: Layout, num_likelihood: int, like: Tensor) -> "BoundPrior":
-        """Fixes loc and scale for every parameter of a layout, in the dtype and device of `like`."""
-        scale = torch.ones(layout.num_parameters + num_likelihood, dtype=like.dtype, device=like.device)
-        loc = torch.zeros_like(scale)
-        for slot in layout.slots:
-            scale[slot.offset : slot.offset + slot.size] = self.scale_of(slot)
-            loc[slot.offset : slot.offset + slot.size] = 1.0 if slot.role == "scale" else 0.0
-        return BoundPrior(self, loc[: layout.num_parameters], scale[: layout.num_parameters], num_likelihood)
-
-    def check(
-        self,
-        model: nn.Module,
-        inputs: Any,
-        likelihood: "str | Likelihood | None" = None,
-        num_functions: int = 100,
-        seed: int = 0,
-    ) -> "PriorCheck":
-        """Draws functions from this prior and says in words what is wrong with them, if anything.
-
-        Args:
-            model: any module; it is copied, never changed.
-            inputs: some typical inputs (B, ...), prepared as for `fit`; at most 500 are looked at.
-            likelihood: a name or a Likelihood; None is categorical for several outputs, gaussian for one. For real
-                targets outputs are judged against standardised ones.
-            num_functions: how many functions to draw.
-            seed: of the draws.
-
-        Raises:
-            UnsupportedError: the prior is improper.
-            DataError: fewer than 2 inputs, or inputs that are not finite numbers.
-        """
-        from bayesify.model.prior_predictive import check_prior
-
-        return check_prior(self, model, inputs, likelihood, num_functions, seed)
-
-
-class BoundPrior:
-    """A prior on one concrete vector: P_network entries under the prior, L likelihood parameters under N(0, 1)."""
-
-    def __init__(self, prior: Prior, loc: Tensor, scale: Tensor, num_likelihood: int) -> None:
-        self.prior, self.loc, self.scale, self.num_likelihood = prior, loc, scale, num_likelihood
-        own = loc.new_zeros(num_likelihood)
-        self._center = torch.cat([loc, own])
-        self._precision = torch.cat([scale**-2, own + LIKELIHOOD_LOG_SCALE**-2])
-
-    def log_density(self, theta: Tensor) -> Tensor:
-        """(..., P) → (...); normalised, except for the flat prior."""
-        network, own = self._split(theta)
-        value = self.prior.standard_log_density((network - self.loc) / self.scale)
-        if self.prior.name != "flat":
-            value = value - self.scale.log()
-        z = own / LIKELIHOOD_LOG_SCALE
-        noise = -0.5 * z.square() - math.log(LIKELIHOOD_LOG_SCALE) - 0.5 * math.log(2 * math.pi)
-        return value.sum(-1) + noise.sum(-1)
-
-    def score(self, theta: Tensor) -> Tensor:
-        """Gradient of `log_density`: (..., P) → (..., P)."""
-        if isinstance(self.prior, Normal):  # at every step of every training: two operations instead of ten
-            return (self._center - theta) * self._precision
-        network, own = self._split(theta)
-        return torch.cat(
-            [
-                self.prior.standard_score((network - self.loc) / self.scale) / self.scale,
-                -own / LIKELIHOOD_LOG_SCALE**2,
-            ],
-            dim=-1,
-        )
-
-    def sample(self, num_samples: int, rng: torch.Generator) -> Tensor:
-        """(num_samples, P) draws."""
-        z = self.prior.standard_sample((num_samples, len(self.loc)), rng).to(self.loc)
-        own = torch.randn(num_samples, self.num_likelihood, generator=rng, device=rng.device).to(self.loc)
-        return torch.cat([self.loc + self.scale * z, LIKELIHOOD_LOG_SCALE * own], dim=-1)
-
-    def precision(self) -> Tensor:
-        """Precision (P_network,) of a Gaussian prior.
-
-        Raises:
-            UnsupportedError: the prior is not Gaussian.
-        """
-        if not isinstance(self.prior, (Normal, Flat)):
-            raise UnsupportedError(
-                f"this method needs a Gaussian prior (its precision enters the update) but the prior is "
-                f"{self.prior.name}: use priors.Normal(), or a method that works from gradients (hmc, map, swag)."
-            )
-        return torch.zeros_like(self.scale) if isinstance(self.prior, Flat) else self.scale.square().reciprocal()
-
-    def likelihood_precision(self) -> float:
-        """Precision of the likelihood's own parameters."""
-        return LIKELIHOOD_LOG_SCALE**-2
-
-    def _split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        size = len(self.loc)
-        return theta[..., :size], theta[..., size:]
 
 
 def _resolve(scale: Scale, slot: Slot, gain: float) -> float:
@@ -173,7 +43,7 @@ def _check_scale(owner: str, scale: Scale) -> None:
 
 
 @dataclass(frozen=True)
-class Normal(Prior):
+class Normal(Family):
     """N(loc, scale²) for every weight.
 
     Attributes:
@@ -186,6 +56,7 @@ class Normal(Prior):
     gain: float = math.sqrt(2.0)
 
     name = "normal"
+    is_gaussian = True
 
     def __post_init__(self) -> None:
         _check_scale("Normal", self.scale)
@@ -205,7 +76,7 @@ class Normal(Prior):
 
 
 @dataclass(frozen=True)
-class Laplace(Prior):
+class Laplace(Family):
     """Double exponential with the given scale: lighter than Student's t, prefers small weights (L1)."""
 
     scale: Scale = "fan_in"
@@ -233,7 +104,7 @@ class Laplace(Prior):
 
 
 @dataclass(frozen=True)
-class StudentT(Prior):
+class StudentT(Family):
     """Student's t with `df` degrees of freedom: heavy tails let single weights be large."""
 
     df: float = 3.0
@@ -268,7 +139,7 @@ class StudentT(Prior):
 
 
 @dataclass(frozen=True)
-class Horseshoe(Prior):
+class Horseshoe(Family):
     """The horseshoe with fixed global scale τ: z | λ ~ N(0, λ²), λ ~ half-Cauchy(0, 1) (Carvalho et al. 2010).
 
     Its marginal is p(z) = (2π³)^(−1/2) exp(u) E₁(u), u = z²/2: an infinite (integrable) spike at 0 and Cauchy-like
@@ -318,10 +189,12 @@ def _scaled_exp1(u: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Flat(Prior):
+class Flat(Family):
     """An improper uniform prior: MAP becomes maximum likelihood; it has no samples and no evidence."""
 
     name = "flat"
+    is_gaussian = True
+    is_proper = False
 
     def scale_of(self, slot: Slot) -> float:  # noqa: D102
         del slot
@@ -335,6 +208,35 @@ class Flat(Prior):
 
     def standard_sample(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:  # noqa: D102
         raise UnsupportedError("the flat prior is improper and cannot be sampled: choose a proper one, e.g. Normal().")
+
+
+@dataclass(frozen=True)
+class ByName(Prior):
+    """Different families for different parameters: heavy tails here, sparsity there.
+
+    Attributes:
+        families: {regex: prior}, searched in parameter names; the first matching pattern counts. Given as a mapping.
+    """
+
+    families: Mapping[str, Family]
+
+    name = "by_name"
+
+    def __post_init__(self) -> None:
+        for pattern, family in self.families.items():
+            if not isinstance(family, Family):
+                raise MethodError(
+                    f"ByName({pattern!r}: {family!r}): every pattern needs a prior such as Normal(scale=0.5)."
+                )
+
+    def family_of(self, slot: Slot) -> Family:  # noqa: D102
+        for pattern, family in self.families.items():
+            if re.search(pattern, slot.name):
+                return family
+        raise MethodError(
+            f"the priors by name {list(self.families)} have no pattern for parameter {slot.name!r}: add one that "
+            "matches it ('.' matches all)."
+        )
 
 
 _BY_NAME: dict[str, Callable[[], Prior]] = {

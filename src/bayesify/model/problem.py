@@ -22,7 +22,7 @@ from bayesify.errors import ModelError
 from bayesify.model.likelihoods import Likelihood
 from bayesify.model.model import Model, explained
 from bayesify.model.network import Buffers, Mode, Network
-from bayesify.model.priors import BoundPrior, Prior
+from bayesify.model.prior import BoundPrior, Prior
 
 
 class Batch(NamedTuple):

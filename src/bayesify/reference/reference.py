@@ -25,7 +25,8 @@ from bayesify.methods.base import describe
 from bayesify.methods.registry import get_method
 from bayesify.methods.sampler import Sampler
 from bayesify.model.likelihoods import Likelihood, get_likelihood
-from bayesify.model.priors import Prior, get_prior
+from bayesify.model.prior import Prior
+from bayesify.model.priors import get_prior
 from bayesify.models.mlp import mlp
 from bayesify.predictive import Predictive
 from bayesify.reference.ceiling import Ceiling, Draws
