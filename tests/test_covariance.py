@@ -7,7 +7,7 @@ import torch
 from small_problems import critical_value
 from torch import Tensor
 
-from bayesify.covariance import Covariance, Diagonal, Full, Kronecker, LowRank
+from bayesify.covariance import Covariance, Diagonal, Full, Kronecker, LowRank, PerOutput
 from bayesify.posterior.gaussian import COVARIANCES
 
 P = 9
@@ -30,11 +30,15 @@ def examples() -> dict[str, tuple[Covariance, Tensor]]:
     blocks = torch.block_diag(torch.kron(left, right), torch.kron(lone, lone), torch.eye(2, dtype=torch.float64))
     permutation = torch.eye(P, dtype=torch.float64)[order]  # θ[order] = permutation @ θ
     root = scale[:, None] * (permutation.mT @ blocks) * positive.sqrt()
+    bases = torch.randn(3, 3, 3, generator=rng, dtype=torch.float64)
+    rows = torch.block_diag(*(basis * value.sqrt() for basis, value in zip(bases, positive.reshape(3, 3), strict=True)))
+    rows = permutation.mT @ rows
     return {
         "diagonal": (Diagonal(positive), torch.diag(positive)),
         "low_rank": (LowRank(positive, tall), torch.diag(positive) + tall @ tall.mT),
         "full": (Full(square), square @ square.mT),
         "kronecker": (Kronecker(scale, positive, order, **factors), root @ root.mT),
+        "per_output": (PerOutput(order, positive.reshape(3, 3), bases), rows @ rows.mT),
     }
 
 

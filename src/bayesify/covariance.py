@@ -24,7 +24,7 @@ class Block(NamedTuple):
     variance: Tensor  # (out, in)
     places: Tensor | slice  # of ε (out · in,) in the white noise of all of Σ
     left: Tensor | None = None  # L (out, out); None for the identity
-    right: Tensor | None = None  # R (in, in)
+    right: Tensor | None = None  # R (in, in), or one for every output, (out, in, in)
 
 
 class Covariance(ABC):
@@ -242,6 +242,48 @@ class Kronecker(Covariance):
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         own = {"scale": self.scale, "eigenvariance": self.eigenvariance, "order": self.basis.order}
         return own | self.basis.named_factors()
+
+
+class PerOutput(Covariance):
+    """Σ of one layer's (out, in) matrix whose rows are independent: Σ_c = R_c diag(variance_c) R_cᵀ for row c.
+
+    Args:
+        order: (out · in,) where the matrix lies in the flat vector.
+        rowvariance: (out, in).
+        basis: R (out, in, in).
+    """
+
+    name = "per_output"
+
+    def __init__(self, order: Tensor, rowvariance: Tensor, basis: Tensor) -> None:
+        self.order, self.rowvariance, self.basis = order, rowvariance, basis
+
+    def white(self, num_samples: int, rng: torch.Generator) -> Tensor:  # noqa: D102
+        return _normal((num_samples, len(self.order)), self.basis, rng)
+
+    def coloured(self, white: Tensor) -> Tensor:  # noqa: D102
+        scaled = white.reshape(-1, *self.rowvariance.shape) * self.rowvariance.sqrt()
+        result = torch.empty_like(white)
+        result[:, self.order] = torch.einsum("cij,scj->sci", self.basis, scaled).flatten(1)
+        return result
+
+    def blocks(self, matrices: Sequence[Matrix]) -> list[Block] | None:  # noqa: D102
+        if len(matrices) != 1 or not torch.equal(matrices[0].order, self.order):
+            return None
+        return [Block(self.rowvariance, slice(0, len(self.order)), None, self.basis)]
+
+    def variance(self) -> Tensor:  # noqa: D102
+        result = torch.empty_like(self.rowvariance.flatten())
+        result[self.order] = torch.einsum("cij,cj->ci", self.basis.square(), self.rowvariance).flatten()
+        return result
+
+    def project(self, jacobian: Tensor) -> Tensor:  # noqa: D102
+        rows = jacobian[..., self.order].reshape(*jacobian.shape[:-1], *self.rowvariance.shape)
+        half = torch.einsum("...ci,cij->...cj", rows, self.basis) * self.rowvariance.sqrt()
+        return half.flatten(-2) @ half.flatten(-2).mT
+
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        return {"order": self.order, "rowvariance": self.rowvariance, "basis": self.basis}
 
 
 def _normal(shape: tuple[int, ...], like: Tensor, rng: torch.Generator) -> Tensor:

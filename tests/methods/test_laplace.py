@@ -84,7 +84,7 @@ def dense(posterior: Posterior) -> Tensor:
     return posterior.covariance.project(torch.eye(len(posterior.covariance.variance()), dtype=torch.float64))
 
 
-@pytest.mark.parametrize("structure", ["full", "kron"])
+@pytest.mark.parametrize("structure", ["full", "kron", "per_output"])
 @pytest.mark.parametrize("linearised", [True, False])
 def test_linear_regression_is_exact(structure: str, linearised: bool) -> None:
     exact = Conjugate()
@@ -94,7 +94,7 @@ def test_linear_regression_is_exact(structure: str, linearised: bool) -> None:
     assert posterior.log_marginal_likelihood == pytest.approx(exact.evidence(), abs=1e-8)
 
 
-@pytest.mark.parametrize("structure", ["full", "kron"])
+@pytest.mark.parametrize("structure", ["full", "kron", "per_output"])
 def test_linear_regression_predicts_exactly(structure: str) -> None:
     exact = Conjugate()
     predictive = fit_linear(Laplace(structure, "fixed"), exact, exact.module()).predict(exact.tests)

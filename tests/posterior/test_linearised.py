@@ -89,7 +89,7 @@ def test_variances_by_layers_are_the_definition(name: str, structure: str) -> No
     torch.testing.assert_close(found, covariance.diagonal(dim1=-2, dim2=-1))
 
 
-@pytest.mark.parametrize("structure", ["kron", "diag"])
+@pytest.mark.parametrize("structure", ["kron", "diag", "per_output"])
 @pytest.mark.parametrize("likelihood", ["categorical", "gaussian"])
 @pytest.mark.parametrize("rows", [2, 7])
 def test_the_last_layer_alone_is_the_definition(structure: str, likelihood: str, rows: int) -> None:

@@ -95,10 +95,12 @@ def for_each_part(
     vectors: Vectors,
     rng: torch.Generator,
     consume: Callable[[Part], None],
+    pulls: bool = True,
 ) -> None:
     """Passes all the data forward, metered with the backward passes that `consume` takes.
 
-    Arguments as in `curvature.ggn.expand_diagonal`. FLOPs are counted in the first chunk, by running it.
+    Arguments as in `curvature.ggn.expand_diagonal`; without `pulls` it takes none. FLOPs are counted in the first
+    chunk, by running it.
     """
     weights, own = problem.model.split(theta)
 
@@ -121,4 +123,8 @@ def for_each_part(
             flops_per_row = counter.get_total_flops() / chunk.num_examples
         else:
             run(chunk)
-        problem.meter.gradient(chunk.num_examples * vectors.per_example, flops_per_row * chunk.num_examples)
+        flops = flops_per_row * chunk.num_examples
+        if pulls:
+            problem.meter.gradient(chunk.num_examples * vectors.per_example, flops)
+        else:
+            problem.meter.forward(chunk.num_examples, flops)

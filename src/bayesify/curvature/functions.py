@@ -76,7 +76,7 @@ def variances(forward: Pass, blocks: list[Block]) -> Tensor:
     hidden = []
     for i, (layer, block, a) in enumerate(zip(forward.layers.layers, blocks, columns, strict=True)):
         if layer.is_output:
-            along = _times(a[:, 0], block.right).square() @ block.variance.mT
+            along = _along(block, a[:, 0])
             result += along if block.left is None else along @ block.left.square().mT
         else:
             hidden.append(i)
@@ -88,8 +88,17 @@ def variances(forward: Pass, blocks: list[Block]) -> Tensor:
     return result
 
 
+def _along(block: Block, a: Tensor) -> Tensor:
+    """The variance of (√V ∘ ε) Rᵀ a, (B, in) → (B, out)."""
+    if block.right is not None and block.right.dim() == 3:
+        return torch.einsum("cbi,ci->bc", (a @ block.right).square(), block.variance)
+    return _times(a, block.right).square() @ block.variance.mT
+
+
 def _last(block: Block, a: Tensor, draws: Tensor) -> Tensor:
     """W a of the last layer, (B, in) → (S, B, out)."""
+    if block.right is not None and block.right.dim() == 3:
+        return torch.bmm(a @ block.right, draws.permute(1, 2, 0)).permute(2, 1, 0)
     num_draws, num_outputs, num_inputs = draws.shape
     if block.right is not None:
         if len(a) <= num_draws * num_outputs:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from bayesify.covariance import Covariance, Diagonal, Full, Kronecker, KroneckerBasis
+from bayesify.covariance import Covariance, Diagonal, Full, Kronecker, KroneckerBasis, PerOutput
 
 
 class Spectrum(ABC):
@@ -81,6 +81,29 @@ class KroneckerSpectrum(Spectrum):
     def covariance(self, scale: Tensor, variance: Tensor) -> Covariance:  # noqa: D102
         factors = {name: value.to(scale).contiguous() for name, value in self.basis.named_factors().items()}
         return Kronecker(scale, variance.to(scale), self.basis.order, **factors)
+
+
+class PerOutputSpectrum(Spectrum):
+    """Q a block (in, in) for every row of one layer's (out, in) matrix, which lies at `order` in the flat vector."""
+
+    def __init__(self, eigenvalues: Tensor, vectors: Tensor, order: Tensor) -> None:
+        Spectrum.__init__(self, eigenvalues)
+        self.vectors, self.order = vectors, order
+
+    def into(self, vector: Tensor) -> Tensor:  # noqa: D102
+        rows = vector[self.order].reshape(self.vectors.shape[:2])
+        return torch.einsum("cij,ci->cj", self.vectors, rows).flatten()
+
+    def out_of(self, vector: Tensor) -> Tensor:  # noqa: D102
+        result = torch.empty_like(vector)
+        rows = vector.reshape(self.vectors.shape[:2])
+        result[self.order] = torch.einsum("cij,cj->ci", self.vectors, rows).flatten()
+        return result
+
+    def covariance(self, scale: Tensor, variance: Tensor) -> Covariance:  # noqa: D102
+        rows = scale.double()[self.order].reshape(self.vectors.shape[:2])
+        basis = (rows[:, :, None] * self.vectors).to(scale).contiguous()
+        return PerOutput(self.order, variance.reshape(rows.shape).to(scale).contiguous(), basis)
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:

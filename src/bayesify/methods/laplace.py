@@ -41,6 +41,7 @@ from bayesify.curvature.ggn import Expansion, expand_diagonal, expand_full
 from bayesify.curvature.kron import expand_kronecker
 from bayesify.curvature.layers import CHECK_COST
 from bayesify.curvature.noise import needs_noise, residuals, with_fitted_noise, with_noise_factor
+from bayesify.curvature.per_output import expand_per_output
 from bayesify.engine.budget import FORWARD_COST
 from bayesify.engine.optimise import Schedule, optimise
 from bayesify.engine.run import Run
@@ -54,7 +55,7 @@ from bayesify.posterior.base import Posterior
 from bayesify.posterior.gaussian import Gaussian as GaussianPosterior
 from bayesify.posterior.linearised import DEFAULT_SAMPLES, Linearised
 
-EXPANSIONS = {"kron": expand_kronecker, "diag": expand_diagonal, "full": expand_full}
+EXPANSIONS = {"kron": expand_kronecker, "diag": expand_diagonal, "full": expand_full, "per_output": expand_per_output}
 MAX_OUTPUTS, RANDOM_VECTORS = 20, 10
 """Up to so many outputs H is exact; beyond, so many random vectors per example stand in for them."""
 TRUST = 0.25
@@ -71,7 +72,8 @@ class Laplace(Method):
     """A Gaussian around the mode, with the curvature of the log posterior as its precision.
 
     Attributes:
-        structure: 'kron' (per layer), 'diag', or 'full' (P × P: small networks, or part of one).
+        structure: 'kron' (per layer), 'diag', 'full' (P × P: small networks, or part of one), or 'per_output' (for a
+            last layer: a full block for each of its outputs).
         prior_precision: 'evidence' tunes one factor on the prior's precisions (and learned Gaussian noise); 'fixed'
             keeps the prior given to `fit`; a number is the precision of every parameter, in training too.
         linearised: predict with the linearised network (recommended) or with sampled weights.
@@ -133,6 +135,9 @@ class Laplace(Method):
         sizes: list[int] = []
         if self.structure == "full":
             sizes = [problem.num_network_parameters]
+        if self.structure == "per_output":
+            slots = [slot for slot in problem.network.layout.slots if slot.role == "weight"]
+            sizes = [slot.fan_in + 1 for slot in slots for _ in range(slot.shape[0])]
         if self.structure == "kron":
             slots = [slot for slot in problem.network.layout.slots if slot.role == "weight"]
             sizes = [size for slot in slots for size in (slot.shape[0], slot.fan_in + 1)]
@@ -184,7 +189,8 @@ class Laplace(Method):
         if problem.pretrained and needs_noise(problem):
             forward += 1
         check = 0 if self.structure == "full" else CHECK_COST
-        return problem.num_examples * (vectors.per_example + FORWARD_COST * forward) + check
+        rows = FORWARD_COST if self.structure == "per_output" else vectors.per_example
+        return problem.num_examples * (rows + FORWARD_COST * forward) + check
 
     def _mode(self, problem: Problem, run: Run, vectors: Vectors) -> Tensor:
         """θ* (P,), leaving the cost of what follows."""

@@ -15,6 +15,7 @@ _TARGETS = {
     "mc_dropout": "bayesify.methods.mc_dropout:MCDropout",
     "swag": "bayesify.methods.swag:SWAG",
     "laplace": "bayesify.methods.laplace:Laplace",
+    "sngp": "bayesify.methods.sngp:SNGP",
     "ivon": "bayesify.methods.ivon:IVON",
     "hmc": "bayesify.methods.hmc:HMC",
     "nuts": "bayesify.methods.nuts:NUTS",

@@ -103,10 +103,7 @@ class Subset(Wrapper):
 
     def _part(self, problem: Problem, theta: Tensor, buffers: Buffers) -> Problem:
         """The problem of (1), given theta (P,) and buffers {name: (1, ...)} for everything."""
-        names = selected(problem.network, self.parameters)
-        weights, own = problem.model.split(theta)
-        network = problem.network.restricted(weights, {name: value[0] for name, value in buffers.items()}, names)
-        return problem.with_changes(network=network, pretrained=True, likelihood_start=own)
+        return problem.restricted(theta, buffers, selected(problem.network, self.parameters))
 
 
 def selected(network: Network, parameters: str) -> set[str]:

@@ -128,6 +128,12 @@ class Problem:
         own.update(changes)
         return Problem(own.pop("network"), own.pop("likelihood"), own.pop("prior"), own.pop("data"), **own)
 
+    def restricted(self, theta: Tensor, buffers: Buffers, names: set[str]) -> "Problem":
+        """The problem given theta (P,) and buffers {name: (1, ...)}: only the parameters in `names` are inferred."""
+        weights, own = self.model.split(theta)
+        network = self.network.restricted(weights, {name: value[0] for name, value in buffers.items()}, names)
+        return self.with_changes(network=network, pretrained=True, likelihood_start=own)
+
     # ---- starting points -----------------------------------------------------------------------------------------
 
     def initial(self) -> Tensor:

@@ -9,8 +9,14 @@ from torch import nn
 from bayesify.model.dropout import with_fixed_dropout
 from bayesify.model.network import Network
 from bayesify.model.problem import Problem
+from bayesify.model.random_features import with_random_features
+from bayesify.model.spectral_norm import with_spectral_norm
 
-TRANSFORMS: dict[str, Callable[[nn.Module, Any], nn.Module]] = {"dropout": with_fixed_dropout}
+TRANSFORMS: dict[str, Callable[[nn.Module, Any], nn.Module]] = {
+    "dropout": with_fixed_dropout,
+    "spectral_norm": with_spectral_norm,
+    "random_features": with_random_features,
+}
 """Each takes a copy of the module, which it may change, and settings that JSON can hold."""
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.func import jvp
 from torch.utils import _pytree as pytree
 
-from bayesify.covariance import Block, Covariance, Diagonal, Kronecker, Matrix
+from bayesify.covariance import Block, Covariance, Diagonal, Kronecker, Matrix, PerOutput
 from bayesify.curvature.factored import forward
 from bayesify.curvature.functions import changes, elements_per_row, num_pulls, variances
 from bayesify.curvature.jacobian import Jacobian, rows_per_chunk
@@ -201,7 +201,7 @@ class Linearised(Posterior):
         return self._found[0]
 
     def _find(self, inputs: Any) -> _Factored | None:
-        if not isinstance(self.covariance, (Diagonal, Kronecker)):
+        if not isinstance(self.covariance, (Diagonal, Kronecker, PerOutput)):
             return None
         rng = generator(self.mean.device, "layers")
         rows = torch.tensor([0, num_rows(inputs) - 1], device=self.mean.device)
