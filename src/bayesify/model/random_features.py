@@ -26,9 +26,10 @@ class RandomFeatures(nn.Module):
     def __init__(self, replaced_layer: nn.Linear, num_features: int, length_scale: float, seed: int) -> None:
         nn.Module.__init__(self)
         like = replaced_layer.weight
+        rng = torch.Generator().manual_seed(seed)
+        directions = torch.randn(num_features, replaced_layer.in_features, generator=rng)
+        phases = 2 * math.pi * torch.rand(num_features, generator=rng)
         with seeded(seed):
-            directions = torch.randn(num_features, replaced_layer.in_features)
-            phases = 2 * math.pi * torch.rand(num_features)
             self.output = nn.Linear(num_features, replaced_layer.out_features, bias=False).to(like)
         self.register_buffer("directions", (directions / length_scale).to(like))
         self.register_buffer("phases", phases.to(like))
