@@ -31,6 +31,7 @@ METHODS = {
     "swag": "swag(num_snapshots=8, max_rank=4, num_samples=4, batch_size=16)",
     "laplace": "laplace(batch_size=16)",
     "sngp": "sngp(num_features=32, batch_size=16)",
+    "vbll": "vbll(batch_size=16)",
     "ivon": "ivon(batch_size=16)",
     "hmc": "hmc(num_chains=2, num_draws=5, batch_size=16)",
     "nuts": "nuts(num_chains=2, num_draws=5, batch_size=16)",

@@ -16,6 +16,7 @@ _TARGETS = {
     "swag": "bayesify.methods.swag:SWAG",
     "laplace": "bayesify.methods.laplace:Laplace",
     "sngp": "bayesify.methods.sngp:SNGP",
+    "vbll": "bayesify.methods.vbll:VBLL",
     "ivon": "bayesify.methods.ivon:IVON",
     "hmc": "bayesify.methods.hmc:HMC",
     "nuts": "bayesify.methods.nuts:NUTS",

@@ -11,11 +11,13 @@ from bayesify.model.network import Network
 from bayesify.model.problem import Problem
 from bayesify.model.random_features import with_random_features
 from bayesify.model.spectral_norm import with_spectral_norm
+from bayesify.model.variational_head import with_variational_head
 
 TRANSFORMS: dict[str, Callable[[nn.Module, Any], nn.Module]] = {
     "dropout": with_fixed_dropout,
     "spectral_norm": with_spectral_norm,
     "random_features": with_random_features,
+    "variational_head": with_variational_head,
 }
 """Each takes a copy of the module, which it may change, and settings that JSON can hold."""
 
