@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bayesify.engine import chains
-from bayesify.engine.hamiltonian import mode_of
+from bayesify.engine.hamiltonian import announce
 from bayesify.engine.microcanonical import Kernel, Pace, Particle, kernel_of, langevin, start
 from bayesify.engine.pacing import STEP_COST, Aims, pace_of, tune_length, tune_step
 from bayesify.engine.run import Run
@@ -116,8 +116,7 @@ def sample_microcanonically(
     if problem.num_parameters < 2:
         raise MethodError(f"{describe(method)} turns directions, and one parameter has none: use hmc.")
     sweep = float(problem.num_examples * len(theta))  # gradient evaluations of one gradient of all chains
-    if math.isfinite(run.limit):
-        problem.expect(run.remaining / sweep, mode_of(problem))
+    announce(problem, run, sweep)
     kernel = kernel_of(problem)
     begin = _phase(run, "step-size", plan, tuning_share * (aims.shares[0] + aims.shares[1]))
     # The steps are a share of the run, or so many; either way phases begin where they would.
