@@ -86,9 +86,7 @@ class AdjustedMCLMC(Sampler):
 
     def check(self) -> None:  # noqa: D102
         require(0 < self.target_acceptance < 1, self, "target_acceptance", "between 0 and 1")
-        for field in ("step_size", "length"):
-            if getattr(self, field) is not None:
-                require_positive(self, field)
+        require_positive(self, optional=("step_size", "length"))
 
     def sample(self, problem: Problem, run: Run, theta: Tensor, plan: Plan) -> Sampled:
         """Tunes steps and lengths, then samples."""

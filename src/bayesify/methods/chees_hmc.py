@@ -94,8 +94,7 @@ class ChEESHMC(Sampler):
         require(self.num_chains > 1, self, "num_chains", "2 or more: the criterion compares chains")
         require(0 < self.target_acceptance < 1, self, "target_acceptance", "between 0 and 1")
         require(self.mass in ("prior", "diagonal"), self, "mass", "'prior' or 'diagonal'")
-        if self.step_size is not None:
-            require_positive(self, "step_size")
+        require_positive(self, optional=("step_size",))
 
     def sample(self, problem: Problem, run: Run, theta: Tensor, plan: Plan) -> Sampled:
         """Tunes step size, length and masses, then samples."""

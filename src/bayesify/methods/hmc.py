@@ -70,9 +70,7 @@ class HMC(Sampler):
     def check(self) -> None:  # noqa: D102
         require(0 < self.target_acceptance < 1, self, "target_acceptance", "between 0 and 1")
         require(self.mass in ("prior", "diagonal"), self, "mass", "'prior' or 'diagonal'")
-        for field in ("trajectory_length", "step_size"):
-            if getattr(self, field) is not None:
-                require_positive(self, field)
+        require_positive(self, optional=("trajectory_length", "step_size"))
 
     def sample(self, problem: Problem, run: Run, theta: Tensor, plan: Plan) -> Sampled:
         """Tunes step sizes, then samples."""

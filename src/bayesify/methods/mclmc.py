@@ -67,11 +67,8 @@ class MCLMC(Sampler):
     )
 
     def check(self) -> None:  # noqa: D102
-        require_positive(self, "energy_variance")
+        require_positive(self, "energy_variance", optional=("step_size", "length"))
         require(self.mass in ("prior", "diagonal"), self, "mass", "'prior' or 'diagonal'")
-        for field in ("step_size", "length"):
-            if getattr(self, field) is not None:
-                require_positive(self, field)
 
     def sample(self, problem: Problem, run: Run, theta: Tensor, plan: Plan) -> Sampled:
         """Tunes steps and lengths, then samples."""

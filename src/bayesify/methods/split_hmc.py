@@ -64,9 +64,7 @@ class SplitHMC(Sampler):
         good = isinstance(self.num_splits, int) and not isinstance(self.num_splits, bool) and self.num_splits >= 2
         require(good, self, "num_splits", "an integer of 2 or more (hmc does not split)")
         require(0 < self.target_acceptance < 1, self, "target_acceptance", "between 0 and 1")
-        for field in ("trajectory_length", "step_size"):
-            if getattr(self, field) is not None:
-                require_positive(self, field)
+        require_positive(self, optional=("trajectory_length", "step_size"))
 
     def sample(self, problem: Problem, run: Run, theta: Tensor, plan: Plan) -> Sampled:
         """Tunes step sizes, then samples."""
