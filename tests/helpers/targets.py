@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from scipy.stats import norm
 from small_problems import FAILURE_RATE
@@ -118,6 +119,17 @@ def sampled(problem: Problem, method: Sampler, run: Run) -> Tensor:
     posterior = method.fit(problem, run)
     assert isinstance(posterior, Draws)
     return posterior.kept.theta.reshape(method.num_chains, -1, problem.num_parameters)
+
+
+def halve_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the likelihood of all the data, everywhere: an error that a Metropolis test must make good."""
+    right = Problem.full_likelihood_gradient
+
+    def wrong(self: Problem, *arguments: object) -> tuple[Tensor, Tensor]:
+        gradient, value = right(self, *arguments)  # type: ignore[arg-type]
+        return 0.5 * gradient, value
+
+    monkeypatch.setattr(Problem, "full_likelihood_gradient", wrong)
 
 
 def smooth_network() -> Problem:

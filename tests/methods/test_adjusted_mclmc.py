@@ -1,16 +1,11 @@
-import math
-from pathlib import Path
-
 import pytest
 import torch
-from targets import chains_run, correlated_gaussian, excess, mixture, sampled, smooth_network
+from targets import chains_run, correlated_gaussian, excess, halve_gradients, mixture, sampled
 from torch import Tensor
 
 from bayesify.engine import microcanonical
-from bayesify.engine.run import Checkpoints, Run
 from bayesify.errors import MethodError
 from bayesify.methods.adjusted_mclmc import AdjustedMCLMC
-from bayesify.model.problem import Problem
 
 SAMPLER = AdjustedMCLMC(num_chains=16, num_draws=200, warm_start_epochs=1)
 EPOCHS = 4000
@@ -70,13 +65,7 @@ def test_the_check_refuses_an_energy_without_the_volume_on_the_sphere(monkeypatc
 
 
 def test_half_the_gradient_costs_acceptance_not_correctness(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Problem.full_likelihood_gradient
-
-    def wrong(self: Problem, *arguments: object) -> tuple[Tensor, Tensor]:
-        gradient, value = right(self, *arguments)  # type: ignore[arg-type]
-        return 0.5 * gradient, value
-
-    monkeypatch.setattr(Problem, "full_likelihood_gradient", wrong)
+    halve_gradients(monkeypatch)
     target = correlated_gaussian()
     method = AdjustedMCLMC(num_chains=16, num_draws=200, warm_start_epochs=1, step_size=0.2, length=0.6)
     run = chains_run(target.problem, method, EPOCHS)
@@ -95,47 +84,6 @@ def test_tuned_acceptance_is_near_the_target() -> None:
         found.append(run.notes)
     assert 0.6 < found[0]["acceptance"] < found[1]["acceptance"] < 1
     assert min(found[0]["step_size"]) > max(found[1]["step_size"])
-
-
-@pytest.mark.parametrize("epochs", [8, 20, 150, 1000])
-def test_budget_is_spent_and_kept(epochs: int) -> None:
-    method = AdjustedMCLMC(num_chains=2)
-    problem = smooth_network()
-    run = chains_run(problem, method, epochs)
-    draws = sampled(problem, method, run)
-    assert run.limit * (0.97 if epochs > 50 else 0.5) <= problem.meter.total <= run.limit * (1 + 1e-6)
-    assert bool(torch.isfinite(draws).all())
-
-
-def test_a_budget_of_time_ends() -> None:
-    problem = smooth_network()
-    run = Run(problem.meter, limit=math.inf, seconds=1.5)
-    assert sampled(problem, AdjustedMCLMC(num_chains=2, num_draws=10), run).shape[1] > 0
-
-
-class KilledError(Exception):
-    pass
-
-
-@pytest.mark.parametrize(("calls", "files"), [(20, 1), (60, 2), (85, 3)])
-def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, calls: int, files: int) -> None:
-    method = AdjustedMCLMC(num_chains=2, num_draws=20, warm_start_epochs=50)
-    undisturbed = sampled(problem := smooth_network(), method, chains_run(problem, method, 250))
-    seen = [0]
-
-    def kill(fraction: float) -> None:
-        seen[0] += 1
-        if seen[0] == calls:
-            raise KilledError
-
-    checkpoints = Checkpoints(tmp_path, "same", seconds=0.0)
-    problem = smooth_network()
-    with pytest.raises(KilledError):
-        method.fit(problem, chains_run(problem, method, 250, checkpoints=checkpoints, progress=kill))
-    assert len(list(tmp_path.iterdir())) == files
-    problem = smooth_network()
-    resumed = sampled(problem, method, chains_run(problem, method, 250, checkpoints=checkpoints))
-    assert torch.equal(resumed, undisturbed)
 
 
 @pytest.mark.parametrize("settings", [{"target_acceptance": 1.0}, {"step_size": -1.0}, {"length": 0.0}])

@@ -1,10 +1,9 @@
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from small_problems import problem_of, run_of
-from targets import SIZE, chains_run, correlated_gaussian, excess, mixture, sampled, smooth_network
+from targets import SIZE, chains_run, correlated_gaussian, excess, halve_gradients, mixture, sampled, smooth_network
 from torch import Tensor, nn
 
 from bayesify.engine import microcanonical, pacing
@@ -12,11 +11,9 @@ from bayesify.engine.chains import Info
 from bayesify.engine.microcanonical import kernel_of, start
 from bayesify.engine.pacing import Aims, adapt, tune_step
 from bayesify.engine.rng import generator
-from bayesify.engine.run import Checkpoints, Run
 from bayesify.errors import MethodError
 from bayesify.methods.mclmc import MCLMC
 from bayesify.model.likelihoods import Gaussian
-from bayesify.model.problem import Problem
 
 SAMPLER = MCLMC(num_chains=16, num_draws=200, warm_start_epochs=1)
 EPOCHS = 3000
@@ -63,13 +60,7 @@ def test_the_check_refuses_a_wrong_temperature() -> None:
 
 
 def test_the_check_refuses_half_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Problem.full_likelihood_gradient
-
-    def wrong(self: Problem, *arguments: object) -> tuple[Tensor, Tensor]:
-        gradient, value = right(self, *arguments)  # type: ignore[arg-type]
-        return 0.5 * gradient, value
-
-    monkeypatch.setattr(Problem, "full_likelihood_gradient", wrong)
+    halve_gradients(monkeypatch)
     method = MCLMC(num_chains=16, num_draws=200, warm_start_epochs=1, step_size=0.5, length=5.0)
     target = correlated_gaussian()
     assert excess(sampled(target.problem, method, chains_run(target.problem, method, EPOCHS)), target) > 1
@@ -157,50 +148,6 @@ def test_lengths_become_the_radius_of_the_posterior_before_the_last_phase() -> N
     precision = 1 + torch.logspace(-2, 2, SIZE, dtype=torch.float64)
     expected = math.sqrt(float(precision.reciprocal().sum()))
     assert float((state.pace.length / expected - 1).abs().max()) < 0.15
-
-
-@pytest.mark.parametrize("epochs", [6, 20, 150, 1000])
-def test_budget_is_spent_and_kept(epochs: int) -> None:
-    method = MCLMC(num_chains=2)
-    problem = smooth_network()
-    run = chains_run(problem, method, epochs)
-    draws = sampled(problem, method, run)
-    assert run.limit * (0.97 if epochs > 50 else 0.5) <= problem.meter.total <= run.limit * (1 + 1e-6)
-    assert 1 <= draws.shape[1] <= 100
-    assert bool(torch.isfinite(draws).all())
-
-
-def test_a_budget_of_time_ends() -> None:
-    problem = smooth_network()
-    run = Run(problem.meter, limit=math.inf, seconds=1.5)
-    assert sampled(problem, MCLMC(num_chains=2, num_draws=10), run).shape[1] > 0
-
-
-class KilledError(Exception):
-    pass
-
-
-@pytest.mark.parametrize(("calls", "files"), [(20, 1), (60, 2), (72, 3), (85, 4)])
-def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, calls: int, files: int) -> None:
-    method = MCLMC(num_chains=2, num_draws=20, warm_start_epochs=50, mass="diagonal")
-    undisturbed = sampled(problem := smooth_network(), method, chains_run(problem, method, 250))
-    cost = problem.meter.total
-    seen = [0]
-
-    def kill(fraction: float) -> None:
-        seen[0] += 1
-        if seen[0] == calls:
-            raise KilledError
-
-    checkpoints = Checkpoints(tmp_path, "same", seconds=0.0)
-    problem = smooth_network()
-    with pytest.raises(KilledError):
-        method.fit(problem, chains_run(problem, method, 250, checkpoints=checkpoints, progress=kill))
-    assert len(list(tmp_path.iterdir())) == files
-    problem = smooth_network()
-    resumed = sampled(problem, method, chains_run(problem, method, 250, checkpoints=checkpoints))
-    assert torch.equal(resumed, undisturbed)
-    assert problem.meter.total == cost
 
 
 def test_one_parameter_is_refused() -> None:

@@ -8,6 +8,7 @@ Steps (1) keep volume and can be run backwards, so that accepting a trajectory w
 p unchanged whatever ε, and whatever stands in place of the gradient: errors there cost acceptance, not correctness.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from bayesify.engine.chains import Info
 from bayesify.engine.compiled import Fused
+from bayesify.engine.run import Run
 from bayesify.model.network import Mode
 from bayesify.model.problem import Problem
 
@@ -46,8 +48,14 @@ def mode_of(problem: Problem) -> Mode:
     return Mode.PREDICT if problem.pretrained else Mode.DENSITY
 
 
+def announce(problem: Problem, run: Run, sweep: float) -> None:
+    """Says how many gradients of all chains, which cost `sweep` each, a run pays for, where that is known."""
+    if math.isfinite(run.limit):
+        problem.expect(run.remaining / sweep, mode_of(problem))
+
+
 def kernel_of(problem: Problem) -> Kernel:
-    """The posterior's density with the prior's scales; say before how many gradients are to come."""
+    """The posterior's density with the prior's scales; `announce` gradients before."""
     own = torch.full_like(problem.prior.scale[:1], problem.prior.likelihood_precision() ** -0.5)
     scale = torch.cat([problem.prior.scale, own.expand(problem.prior.num_likelihood)])
     mode = mode_of(problem)

@@ -32,9 +32,9 @@ from bayesify.methods.base import Exactness, Method, describe
 from bayesify.methods.registry import get_method
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Posterior
-from bayesify.posterior.fixed import is_fixed
 from bayesify.posterior.gaussian import Gaussian
 from bayesify.posterior.linearised import Linearised
+from bayesify.posterior.parts import is_fixed
 
 DEFAULT_BUDGET = Budget(epochs=2000)
 TEMPERATURES = (1.0, 0.3)

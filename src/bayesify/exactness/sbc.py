@@ -29,8 +29,8 @@ from bayesify.methods.base import Method
 from bayesify.methods.registry import get_method
 from bayesify.posterior.base import Posterior
 from bayesify.posterior.chains import chain_lengths
-from bayesify.posterior.fixed import is_fixed
 from bayesify.posterior.mixing import UNMIXED
+from bayesify.posterior.parts import is_fixed
 
 QUICK, FULL = 100, 400
 """Simulations of a quick check and of a thorough one."""

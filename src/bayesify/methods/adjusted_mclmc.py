@@ -19,21 +19,18 @@ from torch import Tensor
 
 from bayesify.engine import chains
 from bayesify.engine.chains import Info
-from bayesify.engine.hamiltonian import mode_of
+from bayesify.engine.hamiltonian import announce
 from bayesify.engine.microcanonical import Kernel, Pace, Particle, adjusted, kernel_of, start
 from bayesify.engine.pacing import STEP_COST, Spread, add, no_spread, radius
 from bayesify.engine.run import Run
 from bayesify.engine.step_size import Averaging, adapt, start_averaging
+from bayesify.engine.trajectories import ADAPTATION_SHARE, jittered, sampling_bound, tuning_bound
 from bayesify.errors import MethodError
 from bayesify.methods.base import Exactness, MethodInfo, Range, describe, require, require_positive
 from bayesify.methods.sampler import Sampled, Sampler
 from bayesify.model.problem import Problem
 from bayesify.posterior.mixing import Plan
 
-MINIMUM_TRAJECTORIES = 25
-"""Per phase and chain: fewer could neither tune a step size nor tell anything about mixing."""
-ADAPTATION_SHARE = 0.25
-"""Of the budget after the warm start."""
 FIRST_STEP = 0.01
 """In units of the prior's scale and per √P, where the search for a step size starts."""
 GROWTH, MAXIMUM_GROWTHS, GROWN = 1.5, 20, 0.8
@@ -89,34 +86,29 @@ class AdjustedMCLMC(Sampler):
 
     def check(self) -> None:  # noqa: D102
         require(0 < self.target_acceptance < 1, self, "target_acceptance", "between 0 and 1")
-        for field in ("step_size", "length"):
-            if getattr(self, field) is not None:
-                require_positive(self, field)
+        require_positive(self, optional=("step_size", "length"))
 
     def sample(self, problem: Problem, run: Run, theta: Tensor, plan: Plan) -> Sampled:
         """Tunes steps and lengths, then samples."""
         if problem.num_parameters < 2:
             raise MethodError(f"{describe(self)} turns directions, and one parameter has none: use hmc.")
         sweep = float(STEP_COST * problem.num_examples * self.num_chains)  # gradient evaluations of a step
-        if math.isfinite(run.limit):
-            problem.expect(STEP_COST * run.remaining / sweep, mode_of(problem))
+        announce(problem, run, sweep / STEP_COST)
         kernel = kernel_of(problem)
         phase = run.phase("adaptation", ADAPTATION_SHARE, reserve=plan.reserve)
         tuned = self._tune(kernel, phase, start(kernel, theta, phase.rng), sweep)
-        left = phase.limit if math.isfinite(phase.limit) else phase.spent
-        longest = _longest((1 / ADAPTATION_SHARE - 1) * left / sweep)
         pace = _pace(kernel, tuned, tuned.averaging.log_mean)
-        mean_steps = _mean_steps(pace, longest)
+        mean_steps = _mean_steps(pace, sampling_bound(phase, sweep))
 
         def step(particle: Particle, run: Run) -> tuple[Particle, Info]:
-            return adjusted(kernel, particle, pace, _jittered(mean_steps, run, sweep), run.rng)
+            return adjusted(kernel, particle, pace, jittered(mean_steps, run, sweep), run.rng)
 
         trace = chains.sample(step, run.phase("sampling", reserve=plan.reserve), tuned.particle, plan.num_draws, sweep)
         notes = {"step_size": pace.step.tolist(), "length": pace.length.tolist(), "steps_per_trajectory": mean_steps}
         return Sampled(trace, notes)
 
     def _tune(self, kernel: Kernel, run: Run, particle: Particle, sweep: float) -> Tuned:
-        longest = _longest(run.limit / sweep) if math.isfinite(run.limit) else TIMED_STEPS
+        longest = tuning_bound(run, sweep, TIMED_STEPS)
         radius = math.sqrt(kernel.problem.num_parameters * kernel.problem.temperature)
         like = particle.log_prior
         averaging = start_averaging(torch.full_like(like, math.log(self.step_size or FIRST_STEP * radius)))
@@ -127,7 +119,7 @@ class AdjustedMCLMC(Sampler):
             state = _searched(kernel, run, state, sweep)
         while not run.finished and run.affords(sweep):
             pace = _pace(kernel, state, state.averaging.log_step)
-            steps = _jittered(_mean_steps(pace, longest), run, sweep)
+            steps = jittered(_mean_steps(pace, longest), run, sweep)
             particle, info = adjusted(kernel, state.particle, pace, steps, run.rng)
             state = state._replace(particle=particle)
             if self.step_size is None:
@@ -168,14 +160,3 @@ def _pace(kernel: Kernel, state: Tuned, log_step: Tensor) -> Pace:
 
 def _mean_steps(pace: Pace, longest: int) -> int:
     return max(1, min(longest, round(float(pace.length.mean() / pace.step.log().mean().exp()))))
-
-
-def _longest(steps: float) -> int:
-    return max(1, int(steps) // MINIMUM_TRAJECTORIES)
-
-
-def _jittered(mean_steps: int, run: Run, sweep: float) -> int:
-    """Uniform between half and one and a half of the mean, so that no orbit closes; within what is left."""
-    low, high = -(-mean_steps // 2), mean_steps + mean_steps // 2
-    steps = int(torch.randint(low, high + 1, (), generator=run.rng, device=run.rng.device))
-    return steps if run.affords(steps * sweep) else max(1, int(run.remaining * (1 + 1e-6) / sweep))

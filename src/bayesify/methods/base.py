@@ -191,9 +191,9 @@ def require(condition: bool, owner: Method, field: str, allowed: str) -> None:
         raise MethodError(f"{type(owner).__name__}({field}={value!r}): {field} must be {allowed}.")
 
 
-def require_positive(owner: Method, *fields: str) -> None:
-    """All named hyperparameters are positive finite numbers."""
-    for field in fields:
+def require_positive(owner: Method, *fields: str, optional: tuple[str, ...] = ()) -> None:
+    """All named hyperparameters are positive finite numbers; the optional ones may be None."""
+    for field in (*fields, *(name for name in optional if getattr(owner, name) is not None)):
         value = getattr(owner, field)
         good = not isinstance(value, (str, bool)) and value > 0 and math.isfinite(value)
         require(good, owner, field, "a positive number")

@@ -29,20 +29,15 @@ from torch import Tensor
 
 from bayesify.engine import chains
 from bayesify.engine.chains import Info
-from bayesify.engine.hamiltonian import Kernel, Point, Proposal, evaluate, kernel_of, mode_of, propose, settle
+from bayesify.engine.hamiltonian import Kernel, Point, Proposal, announce, evaluate, kernel_of, propose, settle
 from bayesify.engine.run import Run
+from bayesify.engine.trajectories import ADAPTATION_SHARE, FIRST_STEP, affordable, sampling_bound, tuning_bound
 from bayesify.engine.warm_up import Aims, warm_up
 from bayesify.methods.base import Exactness, MethodInfo, Range, require, require_positive
 from bayesify.methods.sampler import Sampled, Sampler
 from bayesify.model.problem import Problem
 from bayesify.posterior.mixing import Plan
 
-MINIMUM_TRAJECTORIES = 25
-"""Per phase and chain: fewer could neither tune a step size nor tell anything about mixing."""
-ADAPTATION_SHARE = 0.25
-"""Of the budget after the warm start, to tune step size, length and masses."""
-FIRST_STEP = 0.005
-"""In units of the prior's scale: where the search for a step size starts. Networks on tables end at 0.001 to 0.02."""
 TIMED_TRAJECTORY = 64
 """Steps per trajectory, at most, where the budget is time and a gradient's cost is not yet known."""
 LEARNING_RATE, DECAY, TINY = 0.025, 0.95, 1e-30
@@ -99,17 +94,15 @@ class ChEESHMC(Sampler):
         require(self.num_chains > 1, self, "num_chains", "2 or more: the criterion compares chains")
         require(0 < self.target_acceptance < 1, self, "target_acceptance", "between 0 and 1")
         require(self.mass in ("prior", "diagonal"), self, "mass", "'prior' or 'diagonal'")
-        if self.step_size is not None:
-            require_positive(self, "step_size")
+        require_positive(self, optional=("step_size",))
 
     def sample(self, problem: Problem, run: Run, theta: Tensor, plan: Plan) -> Sampled:
         """Tunes step size, length and masses, then samples."""
         sweep = float(problem.num_examples * self.num_chains)  # gradient evaluations of one step of all chains
-        if math.isfinite(run.limit):
-            problem.expect(run.remaining / sweep, mode_of(problem))
+        announce(problem, run, sweep)
         kernel = kernel_of(problem)
         phase = run.phase("adaptation", ADAPTATION_SHARE, reserve=plan.reserve)
-        longest = _longest(phase.limit / sweep) if math.isfinite(phase.limit) else TIMED_TRAJECTORY
+        longest = tuning_bound(phase, sweep, TIMED_TRAJECTORY)
 
         def move(kernel: Kernel, flock: Flock, log_step: Tensor, run: Run) -> tuple[Flock, Info]:
             steps, step_size, time = _plan(flock, flock.log_length, log_step, longest, run, sweep)
@@ -125,8 +118,7 @@ class ChEESHMC(Sampler):
         start = _flock(evaluate(kernel, theta), 0.5 * math.pi * (1.0 if masses else root))
         tuned = warm_up(kernel, phase, start, move, aims, sweep)
         kernel, log_step = kernel._replace(scale=tuned.scale), tuned.averaging.log_mean
-        left = phase.limit if math.isfinite(phase.limit) else phase.spent
-        longest = _longest((1 / ADAPTATION_SHARE - 1) * left / sweep)
+        longest = sampling_bound(phase, sweep)
 
         def step(flock: Flock, run: Run) -> tuple[Flock, Info]:
             steps, step_size, _ = _plan(flock, flock.log_mean, log_step, longest, run, sweep)
@@ -137,10 +129,6 @@ class ChEESHMC(Sampler):
         trace = chains.sample(step, run.phase("sampling", reserve=plan.reserve), tuned.point, plan.num_draws, sweep)
         found = {"step_size": float(log_step.mean().exp()), "trajectory_length": float(tuned.point.log_mean.exp())}
         return Sampled(trace, found)
-
-
-def _longest(gradients: float) -> int:
-    return max(1, int(gradients) // MINIMUM_TRAJECTORIES)
 
 
 def _flock(point: Point, length: float) -> Flock:
@@ -166,8 +154,7 @@ def _plan(
     # Twice the longest where the budget binds: the mean of h is a half.
     length = min(float(log_length.exp()), 2 * longest * size)
     steps = max(1, math.ceil(_van_der_corput(int(flock.moves) + 1) * length / size))
-    if not run.affords(steps * sweep):
-        steps = max(1, int(run.remaining * (1 + 1e-6) / sweep))
+    steps = affordable(steps, run, sweep)
     return steps, step_size, steps * size
 
 

@@ -13,7 +13,7 @@ oscillates with period 2π√T, a quarter of which, π√T/2, is the trajectory 
 
 Each chain starts from a network of its own, trained on a part of the budget; ε is then tuned per chain by dual
 averaging (Hoffman & Gelman 2014) towards a given acceptance; both are burn-in. Trajectories are cut short where the
-budget could not pay for `MINIMUM_TRAJECTORIES` of them.
+budget could not pay for a few of them (`engine.trajectories`).
 
 With `mass="diagonal"` s is learned per chain in the warm-up (`engine.warm_up`), and π/2 of its units is a quarter
 period of every direction of an uncorrelated Gaussian.
@@ -24,27 +24,16 @@ Cost: L gradients of all the data per chain and trajectory. Not here: minibatche
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from bayesify.engine import chains
-from bayesify.engine.chains import Info
-from bayesify.engine.hamiltonian import Kernel, Point, evaluate, kernel_of, mode_of, transition
+from bayesify.engine.hamiltonian import announce, kernel_of, transition
 from bayesify.engine.run import Run
-from bayesify.engine.warm_up import Aims, WarmUp, warm_up
+from bayesify.engine.trajectories import FIRST_STEP, Trajectories, sample
+from bayesify.engine.warm_up import Aims
 from bayesify.methods.base import Exactness, MethodInfo, Range, require, require_positive
 from bayesify.methods.sampler import Sampled, Sampler
 from bayesify.model.problem import Problem
 from bayesify.posterior.mixing import Plan
-
-MINIMUM_TRAJECTORIES = 25
-"""Per phase and chain: fewer could neither tune a step size nor tell anything about mixing."""
-ADAPTATION_SHARE = 0.25
-"""Of the budget after the warm start, to tune the step size."""
-FIRST_STEP = 0.005
-"""In units of the prior's scale: where the search for a step size starts. Networks on tables end at 0.001 to 0.02."""
-TIMED_TRAJECTORY = 16
-"""Steps per tuning trajectory where the budget is time and a gradient's cost is not yet known."""
 
 
 @dataclass(frozen=True)
@@ -81,53 +70,20 @@ class HMC(Sampler):
     def check(self) -> None:  # noqa: D102
         require(0 < self.target_acceptance < 1, self, "target_acceptance", "between 0 and 1")
         require(self.mass in ("prior", "diagonal"), self, "mass", "'prior' or 'diagonal'")
-        for field in ("trajectory_length", "step_size"):
-            if getattr(self, field) is not None:
-                require_positive(self, field)
+        require_positive(self, optional=("trajectory_length", "step_size"))
 
     def sample(self, problem: Problem, run: Run, theta: Tensor, plan: Plan) -> Sampled:
         """Tunes step sizes, then samples."""
         sweep = float(problem.num_examples * self.num_chains)  # gradient evaluations of one step of all chains
-        if math.isfinite(run.limit):
-            problem.expect(run.remaining / sweep, mode_of(problem))
-        kernel = kernel_of(problem)
-        phase = run.phase("adaptation", ADAPTATION_SHARE, reserve=plan.reserve)
-        tuned = self._tune(kernel, phase, theta, sweep)
-        left = phase.limit if math.isfinite(phase.limit) else phase.spent
-        longest = trajectory_bound((1 / ADAPTATION_SHARE - 1) * left / sweep)
-        mean_steps = self._mean_steps(kernel, tuned.averaging.log_mean, longest)
-        kernel, step_size = kernel._replace(scale=tuned.scale), tuned.averaging.log_mean.exp()
-
-        def step(point: Point, run: Run) -> tuple[Point, Info]:
-            return transition(kernel, point, step_size, jittered(mean_steps, run, sweep), run.rng)
-
-        trace = chains.sample(step, run.phase("sampling", reserve=plan.reserve), tuned.point, plan.num_draws, sweep)
-        return Sampled(trace, {"step_size": step_size.tolist(), "leapfrog_steps": mean_steps})
-
-    def _tune(self, kernel: Kernel, run: Run, theta: Tensor, sweep: float) -> WarmUp:
-        longest = trajectory_bound(run.limit / sweep) if math.isfinite(run.limit) else TIMED_TRAJECTORY
-
-        def move(kernel: Kernel, point: Point, log_step: Tensor, run: Run) -> tuple[Point, Info]:
-            steps = jittered(self._mean_steps(kernel, log_step, longest), run, sweep)
-            return transition(kernel, point, log_step.exp(), steps, run.rng)
-
-        first = self.step_size or FIRST_STEP * math.sqrt(kernel.problem.temperature)
-        aims = Aims(first, self.target_acceptance, step=self.step_size is None, masses=self.mass == "diagonal")
-        return warm_up(kernel, run, evaluate(kernel, theta), move, aims, sweep)
-
-    def _mean_steps(self, kernel: Kernel, log_step: Tensor, longest: int) -> int:
-        hottest = 1.0 if self.mass == "diagonal" else math.sqrt(kernel.problem.temperature)
-        length = self.trajectory_length or 0.5 * math.pi * hottest
-        return max(1, min(longest, round(length / math.exp(float(log_step.mean())))))
-
-
-def trajectory_bound(gradients: float) -> int:
-    """Steps of a trajectory of which as many gradients pay for `MINIMUM_TRAJECTORIES`."""
-    return max(1, int(gradients) // MINIMUM_TRAJECTORIES)
-
-
-def jittered(mean_steps: int, run: Run, sweep: float) -> int:
-    """Uniform between half and one and a half of the mean, so that no orbit closes; within what is left."""
-    low, high = -(-mean_steps // 2), mean_steps + mean_steps // 2
-    steps = int(torch.randint(low, high + 1, (), generator=run.rng, device=run.rng.device))
-    return steps if run.affords(steps * sweep) else max(1, int(run.remaining * (1 + 1e-6) / sweep))
+        announce(problem, run, sweep)
+        root = math.sqrt(problem.temperature)
+        length = self.trajectory_length or 0.5 * math.pi * (1.0 if self.mass == "diagonal" else root)
+        aims = Aims(
+            self.step_size or FIRST_STEP * root,
+            self.target_acceptance,
+            step=self.step_size is None,
+            masses=self.mass == "diagonal",
+        )
+        wanted = Trajectories(length, aims, plan.num_draws, plan.reserve)
+        found = sample(kernel_of(problem), run, theta, transition, wanted, sweep)
+        return Sampled(found.trace, {"step_size": found.step_size.tolist(), "leapfrog_steps": found.mean_steps})

@@ -115,10 +115,7 @@ class Laplace(Method):
         named = given in ("evidence", "fixed")
         number = not isinstance(given, (str, bool)) and given > 0 and math.isfinite(given)
         require(named or number, self, "prior_precision", "'evidence', 'fixed' or a positive number")
-        require_positive(self, "learning_rate", "batch_size", "num_samples")
-        for field in ("epochs", "fisher_samples"):
-            if getattr(self, field) is not None:
-                require_positive(self, field)
+        require_positive(self, "learning_rate", "batch_size", "num_samples", optional=("epochs", "fisher_samples"))
 
     @property
     def num_particles(self) -> int:

@@ -47,9 +47,7 @@ class MAP(Method):
     )
 
     def __post_init__(self) -> None:
-        require_positive(self, "learning_rate", "batch_size")
-        if self.epochs is not None:
-            require_positive(self, "epochs")
+        require_positive(self, "learning_rate", "batch_size", optional=("epochs",))
 
     @property
     def num_particles(self) -> int:

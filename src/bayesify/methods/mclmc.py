@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bayesify.engine import chains
-from bayesify.engine.hamiltonian import mode_of
+from bayesify.engine.hamiltonian import announce
 from bayesify.engine.microcanonical import Kernel, Pace, Particle, kernel_of, langevin, start
 from bayesify.engine.pacing import STEP_COST, Aims, pace_of, tune_length, tune_step
 from bayesify.engine.run import Run
@@ -67,11 +67,8 @@ class MCLMC(Sampler):
     )
 
     def check(self) -> None:  # noqa: D102
-        require_positive(self, "energy_variance")
+        require_positive(self, "energy_variance", optional=("step_size", "length"))
         require(self.mass in ("prior", "diagonal"), self, "mass", "'prior' or 'diagonal'")
-        for field in ("step_size", "length"):
-            if getattr(self, field) is not None:
-                require_positive(self, field)
 
     def sample(self, problem: Problem, run: Run, theta: Tensor, plan: Plan) -> Sampled:
         """Tunes steps and lengths, then samples."""
@@ -116,8 +113,7 @@ def sample_microcanonically(
     if problem.num_parameters < 2:
         raise MethodError(f"{describe(method)} turns directions, and one parameter has none: use hmc.")
     sweep = float(problem.num_examples * len(theta))  # gradient evaluations of one gradient of all chains
-    if math.isfinite(run.limit):
-        problem.expect(run.remaining / sweep, mode_of(problem))
+    announce(problem, run, sweep)
     kernel = kernel_of(problem)
     begin = _phase(run, "step-size", plan, tuning_share * (aims.shares[0] + aims.shares[1]))
     # The steps are a share of the run, or so many; either way phases begin where they would.

@@ -28,18 +28,12 @@ from bayesify.engine.chains import Info
 from bayesify.engine.hamiltonian import Kernel, evaluate, kernel_of, mode_of
 from bayesify.engine.nuts import Walk, advance, leaf_of, start_walk
 from bayesify.engine.run import Run
+from bayesify.engine.trajectories import ADAPTATION_SHARE, FIRST_STEP, MINIMUM_TRAJECTORIES
 from bayesify.engine.warm_up import Aims, warm_up
 from bayesify.methods.base import Exactness, MethodInfo, Range, require, require_positive
 from bayesify.methods.sampler import Sampled, Sampler
 from bayesify.model.problem import Problem
 from bayesify.posterior.mixing import Plan
-
-MINIMUM_TRAJECTORIES = 25
-"""Per phase and chain: fewer could neither tune a step size nor tell anything about mixing."""
-ADAPTATION_SHARE = 0.25
-"""Of the budget after the warm start, to tune the step size and the masses."""
-FIRST_STEP = 0.005
-"""In units of the prior's scale: where the search for a step size starts. Networks on tables end at 0.001 to 0.02."""
 
 
 @dataclass(frozen=True)

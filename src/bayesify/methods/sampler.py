@@ -109,7 +109,7 @@ class Sampler(Method):
     def fit_with(self, sample: Sample, problem: Problem, run: Run) -> Posterior:
         """The same with another way to sample in the place of `self.sample`."""
         self._check_budget(problem, run)
-        theta = self._warm_start(problem, run)
+        theta = self.warm_start(problem, run)
         plan = make_plan(problem, run, self.num_chains, self.num_draws)
         trace, notes = sample(problem, run, theta, plan)
         particles = Particles(trace.theta, problem.buffers(trace.theta))
@@ -117,13 +117,11 @@ class Sampler(Method):
         run.notes.update(found, warnings=[*run.notes.get("warnings", []), *warnings(found, self.num_chains)])
         return Draws(problem.model, particles, self.num_chains)
 
-    def _warm_start(self, problem: Problem, run: Run) -> Tensor:
-        phase = run.phase("warm-start", WARM_SHARE)
-        phase.limit = min(phase.limit, self.warm_start_epochs * problem.num_examples * self.num_chains)
+    def warm_start(self, problem: Problem, run: Run) -> Tensor:
+        """Where the chains start, (K, P): each trained from weights of its own, on a part of the run."""
+        phase = run.phase("warm-start", WARM_SHARE, cost=self.training(problem, run.remaining))
         theta = problem.start(self.num_chains, phase.rng)
-        if problem.pretrained or phase.limit == 0:
-            return theta
-        return optimise(problem, phase, theta, self.schedule)
+        return theta if phase.limit == 0 else optimise(problem, phase, theta, self.schedule)
 
     def _check_budget(self, problem: Problem, run: Run) -> None:
         needed = self.minimum(problem) / (1 - WARM_SHARE)

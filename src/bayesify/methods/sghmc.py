@@ -55,8 +55,7 @@ class SGHMC(StochasticSampler):
 
     def check_dynamics(self) -> None:
         """The friction."""
-        if self.friction is not None:
-            require_positive(self, "friction")
+        require_positive(self, optional=("friction",))
 
     def dynamics(self, theta: Tensor, geometry: Geometry) -> tuple[Dynamics, dict[str, float]]:
         """Equation (1) from rest."""

@@ -54,8 +54,7 @@ class SGNHT(StochasticSampler):
 
     def check_dynamics(self) -> None:
         """The friction."""
-        if self.friction is not None:
-            require_positive(self, "friction")
+        require_positive(self, optional=("friction",))
 
     def dynamics(self, theta: Tensor, geometry: Geometry) -> tuple[Dynamics, dict[str, float]]:
         """Equations (1) to (4) from rest."""

@@ -20,16 +20,15 @@ import torch
 from torch import Tensor
 
 from bayesify.data import Data
-from bayesify.engine import chains
 from bayesify.engine.budget import FORWARD_COST
 from bayesify.engine.chains import Info
-from bayesify.engine.hamiltonian import Kernel, Point, evaluate, judge, kernel_of, settle
+from bayesify.engine.hamiltonian import Kernel, Point, judge, kernel_of, settle
 from bayesify.engine.rng import generator
 from bayesify.engine.run import Run
-from bayesify.engine.warm_up import Aims, warm_up
+from bayesify.engine.trajectories import FIRST_STEP, Trajectories, sample
+from bayesify.engine.warm_up import Aims
 from bayesify.errors import MethodError
 from bayesify.methods.base import Exactness, MethodInfo, Range, require, require_positive
-from bayesify.methods.hmc import ADAPTATION_SHARE, FIRST_STEP, TIMED_TRAJECTORY, jittered, trajectory_bound
 from bayesify.methods.sampler import Sampled, Sampler
 from bayesify.model.problem import Batch, Problem
 from bayesify.posterior.mixing import Plan
@@ -65,39 +64,26 @@ class SplitHMC(Sampler):
         good = isinstance(self.num_splits, int) and not isinstance(self.num_splits, bool) and self.num_splits >= 2
         require(good, self, "num_splits", "an integer of 2 or more (hmc does not split)")
         require(0 < self.target_acceptance < 1, self, "target_acceptance", "between 0 and 1")
-        for field in ("trajectory_length", "step_size"):
-            if getattr(self, field) is not None:
-                require_positive(self, field)
+        require_positive(self, optional=("trajectory_length", "step_size"))
 
     def sample(self, problem: Problem, run: Run, theta: Tensor, plan: Plan) -> Sampled:
         """Tunes step sizes, then samples."""
-        kernel = kernel_of(problem)
         parts = split(problem, self.num_splits, run.seed)
         # The dearest a step can be, in a trajectory of one: two of all the data, and the energy.
         sweep = (2 + FORWARD_COST) * problem.num_examples * self.num_chains
 
-        def mean_steps(log_step: Tensor, most: int) -> int:
-            length = self.trajectory_length or 0.5 * math.pi * math.sqrt(problem.temperature)
-            return max(1, min(most, round(length / math.exp(float(log_step.mean())))))
+        def move(
+            kernel: Kernel, point: Point, step_size: Tensor, num_steps: int, rng: torch.Generator
+        ) -> tuple[Point, Info]:
+            return transition(kernel, parts, point, step_size, num_steps, rng)
 
-        phase = run.phase("adaptation", ADAPTATION_SHARE, reserve=plan.reserve)
-        most = trajectory_bound(phase.limit / sweep) if math.isfinite(phase.limit) else TIMED_TRAJECTORY
-
-        def move(kernel: Kernel, point: Point, log_step: Tensor, run: Run) -> tuple[Point, Info]:
-            steps = jittered(mean_steps(log_step, most), run, sweep)
-            return transition(kernel, parts, point, log_step.exp(), steps, run.rng)
-
-        aims = Aims(self.step_size or FIRST_STEP * math.sqrt(problem.temperature), self.target_acceptance)
-        tuned = warm_up(kernel, phase, evaluate(kernel, theta), move, aims._replace(step=self.step_size is None), sweep)
-        left = phase.limit if math.isfinite(phase.limit) else phase.spent
-        mean = mean_steps(tuned.averaging.log_mean, trajectory_bound((1 / ADAPTATION_SHARE - 1) * left / sweep))
-        step_size = tuned.averaging.log_mean.exp()
-
-        def step(point: Point, run: Run) -> tuple[Point, Info]:
-            return transition(kernel, parts, point, step_size, jittered(mean, run, sweep), run.rng)
-
-        trace = chains.sample(step, run.phase("sampling", reserve=plan.reserve), tuned.point, plan.num_draws, sweep)
-        return Sampled(trace, {"step_size": step_size.tolist(), "leapfrog_steps": mean})
+        root = math.sqrt(problem.temperature)
+        first = self.step_size or FIRST_STEP * root
+        aims = Aims(first, self.target_acceptance, step=self.step_size is None)
+        length = self.trajectory_length or 0.5 * math.pi * root
+        wanted = Trajectories(length, aims, plan.num_draws, plan.reserve)
+        found = sample(kernel_of(problem), run, theta, move, wanted, sweep)
+        return Sampled(found.trace, {"step_size": found.step_size.tolist(), "leapfrog_steps": found.mean_steps})
 
 
 def split(problem: Problem, num_splits: int, seed: int) -> list[Data]:

@@ -68,8 +68,7 @@ class StochasticSampler(Sampler):
         require_positive(self, "tolerance", "sampling_batch_size")
         require(0 <= self.burn_in < 1, self, "burn_in", "at least 0 and below 1")
         require(self.preconditioner in ("prior", "rmsprop"), self, "preconditioner", "'prior' or 'rmsprop'")
-        if self.step_size is not None:
-            require_positive(self, "step_size")
+        require_positive(self, optional=("step_size",))
         self.check_dynamics()
 
     def minimum(self, problem: Problem) -> float:

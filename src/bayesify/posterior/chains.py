@@ -7,9 +7,8 @@ from torch import Tensor
 
 from bayesify.errors import UnsupportedError
 from bayesify.posterior.base import Posterior
-from bayesify.posterior.calibrated import Calibrated
 from bayesify.posterior.draws import Draws
-from bayesify.posterior.mixture import Mixture
+from bayesify.posterior.parts import parts_of
 
 
 class ChainValues(NamedTuple):
@@ -21,13 +20,13 @@ class ChainValues(NamedTuple):
 
 def chain_lengths(posterior: Posterior) -> tuple[int, ...]:
     """Draws of each chain, in the order in which they were kept; empty where the draws are not of chains."""
-    if isinstance(posterior, Calibrated):
-        return chain_lengths(posterior.base)
-    if isinstance(posterior, Mixture):
-        parts = [chain_lengths(part) for part in posterior.components]
-        return sum(parts, ()) if all(parts) else ()
-    if isinstance(posterior, Draws) and posterior.num_chains is not None:
-        return (len(posterior.kept.theta) // posterior.num_chains,) * posterior.num_chains
+    parts = [_chain_lengths(part) for part in parts_of(posterior)]
+    return sum(parts, ()) if all(parts) else ()
+
+
+def _chain_lengths(part: Posterior) -> tuple[int, ...]:
+    if isinstance(part, Draws) and part.num_chains is not None:
+        return (len(part.kept.theta) // part.num_chains,) * part.num_chains
     return ()
 
 

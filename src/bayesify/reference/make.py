@@ -22,12 +22,10 @@ from bayesify.datasets.task import Task
 from bayesify.engine.budget import Budget
 from bayesify.engine.convergence import MINIMUM_DRAWS
 from bayesify.engine.denormals import denormals_flushed
-from bayesify.engine.optimise import Schedule, optimise
 from bayesify.engine.rng import seed_of, seeded
 from bayesify.engine.run import CHECKPOINT_SECONDS, Checkpoints, Progress, Run
 from bayesify.errors import BudgetError, SaveError
 from bayesify.fitting import make_problem
-from bayesify.methods.sampler import WARM_SHARE, Sampler
 from bayesify.model.problem import Problem
 from bayesify.posterior.mixing import Plan
 from bayesify.reference.ceiling import Draws, measure
@@ -224,7 +222,7 @@ def _sample(work: _Work, theta: Tensor | None, number: int, limit: float, folder
         name=f"stage-{number}",
     )
     with seeded(seed_of(work.setup.seed, number)), denormals_flushed():
-        theta = _trained(problem, run, sampler) if theta is None else theta
+        theta = sampler.warm_start(problem, run) if theta is None else theta
         trace, notes = sampler.sample(problem, run, theta, Plan(work.setup.draws, 1, 0.0))
     kept = int(trace.kept)
     if kept < MINIMUM_DRAWS:
@@ -238,16 +236,6 @@ def _sample(work: _Work, theta: Tensor | None, number: int, limit: float, folder
     own = problem.model.split(flat)[1]
     draws = Draws(*(part.reshape(chains, kept, *part.shape[1:]) for part in (outputs, own)))
     return _Sampled(draws, trace.state.theta, evaluations, seconds, trace.summary() | notes)
-
-
-def _trained(problem: Problem, run: Run, sampler: Sampler) -> Tensor:
-    """Every chain's own start, trained from weights of its own as the sampler trains its starts."""
-    wanted = sampler.warm_start_epochs * problem.num_examples * sampler.num_chains
-    phase = run.phase("warm-start", cost=min(wanted, WARM_SHARE * run.limit))
-    theta = problem.start(sampler.num_chains, phase.rng)
-    if phase.limit == 0:
-        return theta
-    return optimise(problem, phase, theta, Schedule(sampler.learning_rate, sampler.batch_size))
 
 
 def _prepare(folder: Path) -> None:
