@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from bayesify.errors import MethodError, suggest
+from bayesify.methods.registry import SHORT, get_method, method_names
 
 CONTROL_MEMBERS = 10
 TOTAL_EXAMPLES = 200_000
@@ -36,12 +37,12 @@ FIELD = (
     Entrant("map_whole_budget", "map", "reference", "MAP, whole budget"),
     Entrant("mc_dropout", "mc_dropout", title="MC dropout"),
     Entrant("swag", "swag", title="SWAG"),
-    Entrant("multi_swag", "multi(swag, 5)", title="Multi(SWAG, 5)"),
+    Entrant("multi_swag", SHORT["multi_swag"], title="Multi(SWAG, 5)"),
     Entrant("laplace", "laplace", title="Laplace (kron)"),
-    Entrant("laplace_last_layer", "subset(laplace(structure=full), last)", title="Last-layer Laplace (full)"),
-    Entrant("multi_laplace", "multi(laplace, 5)", title="Multi(Laplace, 5)"),
+    Entrant("laplace_last_layer", SHORT["laplace_last_layer"], title="Last-layer Laplace (full)"),
+    Entrant("multi_laplace", SHORT["multi_laplace"], title="Multi(Laplace, 5)"),
     Entrant("ivon", "ivon", title="IVON"),
-    Entrant("multi_ivon", "multi(ivon, 5)", title="Multi(IVON, 5)"),
+    Entrant("multi_ivon", SHORT["multi_ivon"], title="Multi(IVON, 5)"),
     Entrant("hmc", "hmc", title="HMC"),
 )
 
@@ -73,8 +74,6 @@ def tuned(entrant: Entrant, trials: int) -> Entrant:
 
 
 def _entrant(name: str) -> Entrant:
-    from bayesify.methods.registry import get_method, method_names
-
     known = {one.label: one for one in FIELD}
     if name in known:
         return known[name]

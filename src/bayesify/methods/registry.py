@@ -40,6 +40,16 @@ _TARGETS = {
 }
 """Imported when asked for, so that listing names costs nothing."""
 
+SHORT = {
+    "multi_swag": "multi(swag, 5)",
+    "multi_laplace": "multi(laplace, 5)",
+    "multi_ivon": "multi(ivon, 5)",
+    "laplace_last_layer": "subset(laplace(structure=full), last)",
+    "neural_linear": "subset(laplace(structure=per_output), last)",
+}
+"""What combinations are called in the literature. Neural linear (Snoek et al. 2015) is Bayesian linear regression on
+the last hidden features: Laplace on the last layer, which is exact there under Gaussian noise."""
+
 _registered: dict[str, type[Method]] = {}
 
 
@@ -50,7 +60,7 @@ def register(method: type[Method]) -> type[Method]:
         MethodError: the name is taken.
     """
     name = method.info.name
-    if name in _TARGETS or name in _registered:
+    if name in _TARGETS or name in SHORT or name in _registered:
         raise MethodError(f"a method named {name!r} exists already: give yours another info.name.")
     _registered[name] = method
     return method
@@ -98,7 +108,7 @@ def get_method(method: "str | Method") -> Method:
         raise MethodError(f"cannot read the method {method!r}: write it like 'swag' or 'multi(swag, 5)'.") from error
     built = _build(tree, method)
     if not isinstance(built, Method):
-        raise MethodError(f"unknown method {method!r}. {suggest(method, method_names())}")
+        raise MethodError(f"unknown method {method!r}. {suggest(method, [*method_names(), *SHORT])}")
     return built
 
 
@@ -109,6 +119,8 @@ def _build(node: ast.expr, text: str) -> Any:
         return -_build(node.operand, text)
     if isinstance(node, ast.Name):
         # A bare word is a method where one is known, otherwise a string setting such as `kron` or `last`.
+        if node.id in SHORT:
+            return get_method(SHORT[node.id])
         return method_class(node.id)() if node.id in method_names() and _has_defaults(node.id) else node.id
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         arguments = [_build(argument, text) for argument in node.args]
