@@ -1,16 +1,21 @@
 """Small networks, data and runs that the tests of methods share."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
+from bayesify.data import Data
 from bayesify.engine.rng import generator, seeded
 from bayesify.engine.run import Checkpoints, Progress, Run
 from bayesify.fitting import fit_problem, make_problem
 from bayesify.methods.base import Method
+from bayesify.model.likelihoods import Gaussian
+from bayesify.model.network import Network
+from bayesify.model.prior import Prior
+from bayesify.model.priors import Normal
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Posterior
 
@@ -21,6 +26,40 @@ FAILURE_RATE = 1e-5
 def critical_value(comparisons: int = 1) -> float:
     """The z that a standard normal exceeds in absolute value, in any of `comparisons`, at most at the failure rate."""
     return float(norm.isf(FAILURE_RATE / 2 / comparisons))
+
+
+NOISE, PRIOR_SCALE = 0.5, 0.7
+"""Of `linear_problem`."""
+
+
+def linear_problem(
+    temperature: float = 1.0, num_examples: int = 200, prior: Prior | None = None, correlation: float = 0.3
+) -> Problem:
+    """Bayesian linear regression with known noise and unequal features, the first two correlated."""
+    rng = generator("cpu", "linear")
+    x = torch.randn(num_examples, 4, generator=rng, dtype=torch.float64) * torch.tensor([2.0, 1.0, 0.5, 0.25])
+    x[:, 1] += correlation * x[:, 0]
+    y = x @ torch.tensor([1.0, -0.5, 0.8, 1.5], dtype=torch.float64)
+    y = y + NOISE * torch.randn(num_examples, generator=rng, dtype=torch.float64)
+    network = Network(nn.Linear(4, 1, bias=False).double())
+    prior = prior or Normal(scale=PRIOR_SCALE)
+    return Problem(network, Gaussian(scale=NOISE), prior, Data(x, y), temperature=temperature)
+
+
+class Conjugate(NamedTuple):
+    """The posterior of `linear_problem`."""
+
+    mean: Tensor  # (4,)
+    precision: Tensor  # (4, 4), of T = 1
+    log_evidence: float
+
+
+def linear_posterior(problem: Problem) -> Conjugate:
+    x, y = problem.data.inputs, problem.data.targets.flatten()
+    precision = x.T @ x / NOISE**2 + torch.eye(4) / PRIOR_SCALE**2
+    covariance = NOISE**2 * torch.eye(len(x)) + PRIOR_SCALE**2 * x @ x.T
+    marginal = torch.distributions.MultivariateNormal(torch.zeros_like(y), covariance.double())
+    return Conjugate(torch.linalg.solve(precision, x.T @ y / NOISE**2), precision, float(marginal.log_prob(y)))
 
 
 def regression_data(num_examples: int = 200, num_inputs: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -1,65 +1,41 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from small_problems import NOISE, PRIOR_SCALE, linear_posterior, linear_problem, run_of
 from torch import nn
 
 from bayesify.data import Data
 from bayesify.engine.budget import Meter
 from bayesify.engine.rng import generator
-from bayesify.engine.run import Checkpoints, Run
 from bayesify.errors import MethodError, UnsupportedError
 from bayesify.methods.ivon import IVON, Rates, State, Target, fisher_trace, init, target_of, update, variance
 from bayesify.model.likelihoods import Gaussian
 from bayesify.model.network import Mode, Network
-from bayesify.model.prior import Prior
 from bayesify.model.priors import Flat, Laplace, Normal
 from bayesify.model.problem import Problem
 from bayesify.posterior.draws import Draws
 from bayesify.posterior.gaussian import Gaussian as GaussianPosterior
 
-NOISE = 0.5
-PRIOR_SCALE = 0.7
-
-
-def linear_problem(temperature: float = 1.0, num_examples: int = 200, prior: Prior | None = None) -> Problem:
-    """Bayesian linear regression with known noise and unequal, weakly correlated features."""
-    rng = generator("cpu", "linear")
-    x = torch.randn(num_examples, 4, generator=rng, dtype=torch.float64) * torch.tensor([2.0, 1.0, 0.5, 0.25])
-    x[:, 1] += 0.3 * x[:, 0]
-    y = x @ torch.tensor([1.0, -0.5, 0.8, 1.5], dtype=torch.float64)
-    y = y + NOISE * torch.randn(num_examples, generator=rng, dtype=torch.float64)
-    network = Network(nn.Linear(4, 1, bias=False).double())
-    return Problem(
-        network, Gaussian(scale=NOISE), prior or Normal(scale=PRIOR_SCALE), Data(x, y), temperature=temperature
-    )
-
-
-def run_of(problem: Problem, epochs: float, **options: object) -> Run:
-    return Run(problem.meter, limit=epochs * problem.num_examples, seed=1, **options)  # type: ignore[arg-type]
-
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 def test_linear_regression_gives_the_mean_field_answer(temperature: float) -> None:
     problem = linear_problem(temperature)
-    x, y = problem.data.inputs, problem.data.targets
-    information = x.T @ x / NOISE**2
-    mean = torch.linalg.solve(information + torch.eye(4) / PRIOR_SCALE**2, x.T @ y / NOISE**2)
+    exact = linear_posterior(problem)
+    precision = exact.precision.diagonal()
     method = IVON(learning_rate=0.1, beta2=0.996, hess_init=5.0, num_samples=256, batch_size=200)
     state = method._train(problem, run_of(problem, 256 * 2000), target_of(problem))
-    torch.testing.assert_close(state.hessian, information.diagonal() / 200, rtol=0.02, atol=0)
-    torch.testing.assert_close(state.mean, mean, rtol=0.02, atol=0)
-    precision = information.diagonal() + PRIOR_SCALE**-2
+    torch.testing.assert_close(state.hessian, (precision - PRIOR_SCALE**-2) / 200, rtol=0.02, atol=0)
+    torch.testing.assert_close(state.mean, exact.mean, rtol=0.02, atol=0)
     torch.testing.assert_close(variance(state, target_of(problem)), temperature / precision, rtol=0.02, atol=0)
 
 
 def test_minibatches_do_not_bias_the_mean() -> None:
     problem = linear_problem()
-    x, y = problem.data.inputs, problem.data.targets
-    mean = torch.linalg.solve(x.T @ x / NOISE**2 + torch.eye(4) / PRIOR_SCALE**2, x.T @ y / NOISE**2)
     posterior = IVON(batch_size=40, beta2=0.999, hess_init=5.0, learning_rate=0.03).fit(problem, run_of(problem, 800))
     assert isinstance(posterior, GaussianPosterior)
-    torch.testing.assert_close(posterior.mean, mean, rtol=0.02, atol=0)
+    torch.testing.assert_close(posterior.mean, linear_posterior(problem).mean, rtol=0.02, atol=0)
 
 
 def test_one_step_by_hand() -> None:
@@ -155,7 +131,7 @@ def test_automatic_memory_forgets_the_same_share_at_any_length() -> None:
         assert IVON()._beta2(problem, run) ** num_steps == pytest.approx(math.exp(-5), rel=0.05)
 
 
-def test_resumed_fit_equals_an_undisturbed_one(tmp_path: object) -> None:
+def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path) -> None:
     method = IVON(batch_size=50)
     undisturbed = method.fit(problem := linear_problem(), run_of(problem, 20))
 
@@ -166,12 +142,11 @@ def test_resumed_fit_equals_an_undisturbed_one(tmp_path: object) -> None:
         if fraction > 0.5:
             raise KilledError
 
-    checkpoints = Checkpoints(tmp_path, "same", seconds=0.0)  # type: ignore[arg-type]
     problem = linear_problem()
     with pytest.raises(KilledError):
-        method.fit(problem, run_of(problem, 20, checkpoints=checkpoints, progress=kill))
+        method.fit(problem, run_of(problem, 20, folder=tmp_path, progress=kill))
     problem = linear_problem()
-    resumed = method.fit(problem, run_of(problem, 20, checkpoints=checkpoints))
+    resumed = method.fit(problem, run_of(problem, 20, folder=tmp_path))
     assert isinstance(resumed, GaussianPosterior)
     assert isinstance(undisturbed, GaussianPosterior)
     assert torch.equal(resumed.mean, undisturbed.mean)

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from bayesify.methods.hmc import HMC as HMC
     from bayesify.methods.ivon import IVON as IVON
     from bayesify.methods.laplace import Laplace as Laplace
+    from bayesify.methods.low_rank_vi import LowRankVI as LowRankVI
     from bayesify.methods.map import MAP as MAP
     from bayesify.methods.mc_dropout import MCDropout as MCDropout
     from bayesify.methods.mclmc import MCLMC as MCLMC
+    from bayesify.methods.mean_field_vi import MeanFieldVI as MeanFieldVI
     from bayesify.methods.mile import MILE as MILE
     from bayesify.methods.multi import Multi as Multi
     from bayesify.methods.nuts import NUTS as NUTS

@@ -26,15 +26,12 @@ from bayesify.covariance import Diagonal
 from bayesify.engine.optimise import cosine
 from bayesify.engine.run import Run
 from bayesify.methods.base import Exactness, Method, MethodInfo, Range, require, require_positive
+from bayesify.methods.variational import draws_with_statistics, gaussian_posterior
 from bayesify.model.network import Mode
 from bayesify.model.problem import Batch, Problem
-from bayesify.posterior.base import Particles, Posterior
-from bayesify.posterior.draws import Draws
-from bayesify.posterior.gaussian import DEFAULT_SAMPLES, Gaussian, gaussian_particles
+from bayesify.posterior.base import Posterior
+from bayesify.posterior.gaussian import DEFAULT_SAMPLES
 from bayesify.predictive import Predictive
-
-STATISTICS_SHARE = 0.1
-"""At most this share of the budget goes to statistics of draws, where the network normalises by batch."""
 
 MEMORY = 5.0
 """Time constants of the Hessian's average in one run: e⁻⁵ < 1% of its start is left at the end, for any length."""
@@ -133,16 +130,13 @@ class IVON(Method):
 
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """One Gaussian; draws with statistics of their own where the network normalises by batch."""
-        num_draws = _draws_with_statistics(problem, run)
+        num_draws = draws_with_statistics(problem, run)
         phase = run.phase("ivon", reserve=problem.statistics_cost(num_draws))
         target = target_of(problem)
         state = self._train(problem, phase, target)
         covariance = Diagonal(variance(state, target))
         run.notes["lambda_over_n"] = target.ess / problem.num_examples
-        if num_draws == 0:
-            return Gaussian(problem.model, state.mean, covariance)
-        theta = gaussian_particles(state.mean, covariance, {}, num_draws, phase.rng).theta
-        return Draws(problem.model, Particles(theta, problem.buffers(theta)))
+        return gaussian_posterior(problem, state.mean, covariance, num_draws, phase.rng)
 
     def _train(self, problem: Problem, run: Run, target: Target) -> State:
         state = run.restore(init(problem.start(1, run.rng)[0], self.hess_init or 1.0))
@@ -175,11 +169,9 @@ def target_of(problem: Problem) -> Target:
     Raises:
         UnsupportedError: the prior is not Gaussian.
     """
-    prior = problem.prior
-    own = torch.full_like(prior.loc[:1], prior.likelihood_precision()).expand(prior.num_likelihood)
-    precision = torch.cat([prior.precision(), own])
-    loc = torch.cat([prior.loc, torch.zeros_like(own)])
-    return Target(problem.num_examples / problem.temperature, precision / problem.num_examples, loc)
+    prior = problem.prior.gaussian()
+    size = problem.num_examples
+    return Target(size / problem.temperature, prior.precision / size, prior.center)
 
 
 def init(theta: Tensor, hess_init: float) -> State:
@@ -275,10 +267,3 @@ def _imagined(problem: Problem, theta: Tensor, rows: Tensor, rng: torch.Generato
     seed = int(torch.randint(2**62, (), generator=rng, device=rng.device))
     targets = Predictive(problem.likelihood, outputs, own).sample((1,), seed=seed)[0]
     return Batch(data._replace(targets=problem.likelihood.prepare(targets, problem.network.dtype)))
-
-
-def _draws_with_statistics(problem: Problem, run: Run) -> int:
-    cost = problem.statistics_cost(1)
-    if cost == 0:
-        return 0
-    return max(1, int(min(DEFAULT_SAMPLES, STATISTICS_SHARE * run.remaining / cost)))

@@ -18,6 +18,8 @@ _TARGETS = {
     "sngp": "bayesify.methods.sngp:SNGP",
     "vbll": "bayesify.methods.vbll:VBLL",
     "ivon": "bayesify.methods.ivon:IVON",
+    "mean_field_vi": "bayesify.methods.mean_field_vi:MeanFieldVI",
+    "low_rank_vi": "bayesify.methods.low_rank_vi:LowRankVI",
     "hmc": "bayesify.methods.hmc:HMC",
     "nuts": "bayesify.methods.nuts:NUTS",
     "chees_hmc": "bayesify.methods.chees_hmc:ChEESHMC",

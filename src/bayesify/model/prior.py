@@ -109,6 +109,13 @@ class Part(NamedTuple):
     end: int
 
 
+class GaussianPrior(NamedTuple):
+    """N(center, diag(precision)⁻¹); a precision of 0 is flat."""
+
+    center: Tensor  # (P,)
+    precision: Tensor  # (P,)
+
+
 class BoundPrior:
     """A prior on one concrete vector: P_network entries by their families, L likelihood parameters under N(0, 1)."""
 
@@ -163,6 +170,20 @@ class BoundPrior:
     def likelihood_precision(self) -> float:
         """Precision of the likelihood's own parameters."""
         return LIKELIHOOD_LOG_SCALE**-2
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether `gaussian` has an answer."""
+        return self._is_gaussian
+
+    def gaussian(self) -> "GaussianPrior":
+        """A Gaussian prior of all P entries, the likelihood's own included.
+
+        Raises:
+            UnsupportedError: the prior is not Gaussian.
+        """
+        self.precision()
+        return GaussianPrior(self._center, self._precision)
 
     def _network_precision(self) -> Tensor:
         proper = [self.scale.new_full((end - start,), float(f.is_proper)) for f, start, end in self.parts]
