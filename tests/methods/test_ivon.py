@@ -9,8 +9,8 @@ from torch import nn
 from bayesify.data import Data
 from bayesify.engine.budget import Meter
 from bayesify.engine.rng import generator
-from bayesify.errors import MethodError, UnsupportedError
-from bayesify.methods.ivon import IVON, Rates, State, Target, fisher_trace, init, target_of, update, variance
+from bayesify.errors import BudgetError, MethodError, UnsupportedError
+from bayesify.methods.ivon import IVON, Rates, State, Target, averages, fisher_trace, init, target_of, update, variance
 from bayesify.model.likelihoods import Gaussian
 from bayesify.model.network import Mode, Network
 from bayesify.model.priors import Flat, Laplace, Normal
@@ -42,7 +42,7 @@ def test_one_step_by_hand() -> None:
     # m = 1, h = 2, g = 0.5 after one step; λ = 10, δ = 0.5, loc = 0.2; θ − m = 0.1 gives ĝ = 3.
     state = State(torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([0.5]), torch.tensor(1))
     target = Target(10.0, torch.tensor([0.5]), torch.tensor([0.2]))
-    new = update(state, target, Rates(0.1, 0.9, 0.8), torch.tensor([[0.1]]), torch.tensor([[3.0]]))
+    new = update(state, target, Rates(0.1, 0.9, 0.8), averages(torch.tensor([[0.1]]), torch.tensor([[3.0]])))
     sampled = 3.0 * 0.1 * 10 * 2.5  # 7.5
     hessian = 0.8 * 2 + 0.2 * sampled + 0.5 * 0.04 * (2 - sampled) ** 2 / 2.5  # 3.342
     momentum = 0.9 * 0.5 + 0.1 * 3.0  # 0.75
@@ -51,16 +51,45 @@ def test_one_step_by_hand() -> None:
     assert float(new.momentum) == pytest.approx(momentum, rel=1e-6)
     assert float(new.mean) == pytest.approx(mean, rel=1e-6)
     assert int(new.steps) == 2
-    clipped = update(state, target, Rates(0.1, 0.9, 0.8, 0.01), torch.tensor([[0.1]]), torch.tensor([[3.0]]))
+    clipped = update(state, target, Rates(0.1, 0.9, 0.8, 0.01), averages(torch.tensor([[0.1]]), torch.tensor([[3.0]])))
     assert float(clipped.mean) == pytest.approx(1 - 0.1 * 0.01, rel=1e-6)
 
 
 def test_samples_are_averaged() -> None:
     state = init(torch.zeros(1), 1.0)
     target = Target(1.0, torch.zeros(1), torch.zeros(1))
-    new = update(state, target, Rates(0.1, 0.0, 0.5), torch.tensor([[1.0], [-1.0]]), torch.tensor([[4.0], [2.0]]))
+    new = update(
+        state, target, Rates(0.1, 0.0, 0.5), averages(torch.tensor([[1.0], [-1.0]]), torch.tensor([[4.0], [2.0]]))
+    )
     assert float(new.momentum) == pytest.approx(3.0)
     assert float(new.hessian) == pytest.approx(0.5 + 0.5 * 1.0)  # ĥ = (4 − 2)/2 = h: no correction
+
+
+def test_accumulated_batches_are_one_step_of_all() -> None:
+    """With all data in each batch and the same noise, 3 batches of 1 sample are 1 batch of 3."""
+    found = []
+    for count, samples in ((3, 1), (1, 3)):
+        problem = linear_problem()
+        method = IVON(hess_init=5.0, batch_size=200, num_samples=samples, accumulation=count, beta2=0.9)
+        state = method._train(problem, run_of(problem, 3 * 1), target_of(problem))
+        assert int(state.steps) == 1
+        found.append(state)
+    # The order in which normal numbers are drawn is the same: rows of one draw are draws one after the other.
+    torch.testing.assert_close(found[0].hessian, found[1].hessian)
+    torch.testing.assert_close(found[0].mean, found[1].mean)
+
+
+def test_accumulation_needs_as_many_batches() -> None:
+    problem = linear_problem()
+    with pytest.raises(BudgetError, match="accumulation=4"):
+        IVON(hess_init=5.0, batch_size=200, accumulation=4).fit(problem, run_of(problem, 3))
+
+
+def test_effective_sample_size_is_reported() -> None:
+    problem = linear_problem(temperature=0.25)
+    run = run_of(problem, 20)
+    IVON().fit(problem, run)
+    assert run.notes["ess_over_n"] == 4.0
 
 
 @pytest.mark.parametrize("beta2", [0.0, 0.5, 0.99])
@@ -71,7 +100,7 @@ def test_curvature_stays_positive_whatever_is_sampled(beta2: float) -> None:
     for _ in range(200):
         deviation = torch.randn(1, 1000, generator=rng) * variance(state, target).sqrt()
         gradient = torch.sign(torch.randn(1, 1000, generator=rng) - 0.5 * deviation) * 3
-        state = update(state, target, Rates(0.0, 0.9, beta2), deviation, gradient)
+        state = update(state, target, Rates(0.0, 0.9, beta2), averages(deviation, gradient))
         assert bool((state.hessian + target.decay > 0).all())
 
 
@@ -184,6 +213,7 @@ def test_priors_without_precision_are_refused() -> None:
         {"hess_init": -1.0},
         {"clip_radius": 0},
         {"num_samples": 0},
+        {"accumulation": 0},
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, float]) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 from bayesify.covariance import Diagonal
 from bayesify.engine.optimise import cosine
 from bayesify.engine.run import Run
+from bayesify.errors import BudgetError
 from bayesify.methods.base import Exactness, Method, MethodInfo, Range, require, require_positive
 from bayesify.methods.variational import draws_with_statistics, gaussian_posterior
 from bayesify.model.network import Mode
@@ -50,10 +51,11 @@ class State(NamedTuple):
     steps: Tensor  # () t
 
 
-class Info(NamedTuple):
-    """What a step saw."""
+class Seen(NamedTuple):
+    """Averages over samples of θ, of which there may be several in a step, each with a batch of its own."""
 
-    log_likelihood: Tensor  # () mean over the samples of θ, scaled to all the data
+    gradient: Tensor  # (P,) ĝ
+    product: Tensor  # (P,) ĝ (θ − m)
 
 
 class Target(NamedTuple):
@@ -87,8 +89,10 @@ class IVON(Method):
             largest eigenvalue, so that no direction is overstepped, and starts with a narrow q: one wider than the
             data allow would drive the network to give its weights up.
         clip_radius: bound on each coordinate of the Newton step before α.
-        num_samples: draws of θ per step.
-        batch_size: examples per step.
+        num_samples: draws of θ per batch.
+        batch_size: examples per batch.
+        accumulation: batches per step, one after the other, each with θ of its own: as many samples and examples more
+            at the memory of one.
     """
 
     learning_rate: float = 0.5
@@ -98,6 +102,7 @@ class IVON(Method):
     clip_radius: float = math.inf
     num_samples: int = 1
     batch_size: int = 64
+    accumulation: int = 1
 
     info = MethodInfo(
         name="ivon",
@@ -113,7 +118,9 @@ class IVON(Method):
     )
 
     def __post_init__(self) -> None:
-        require_positive(self, "learning_rate", "num_samples", "batch_size", optional=("hess_init",))
+        require_positive(
+            self, "learning_rate", "num_samples", "batch_size", "accumulation", optional=("hess_init",)
+        )
         require(0 <= self.beta1 < 1, self, "beta1", "at least 0 and below 1")
         require(self.beta2 is None or 0 < self.beta2 < 1, self, "beta2", "above 0 and below 1, or None")
         require(self.clip_radius > 0, self, "clip_radius", "positive")
@@ -135,7 +142,7 @@ class IVON(Method):
         target = target_of(problem)
         state = self._train(problem, phase, target)
         covariance = Diagonal(variance(state, target))
-        run.notes["lambda_over_n"] = target.ess / problem.num_examples
+        run.notes["ess_over_n"] = target.ess / problem.num_examples
         return gaussian_posterior(problem, state.mean, covariance, num_draws, phase.rng)
 
     def _train(self, problem: Problem, run: Run, target: Target) -> State:
@@ -145,12 +152,20 @@ class IVON(Method):
         beta2 = self._beta2(problem, run)
         mode = Mode.PREDICT if problem.pretrained else Mode.TRAIN
         problem.expect(run.num_batches(problem.data, self.batch_size, self.num_samples), mode)
+        waiting: list[Seen] = []
         for batch in run.batches(problem.data, self.batch_size, self.num_samples):
-            if int(state.steps) == 0 and self.hess_init is None:
+            if int(state.steps) == 0 and not waiting and self.hess_init is None:
                 state = init(state.mean, fisher_trace(problem, state.mean, self.batch_size, run.rng, mode))
-            rate = Rates(cosine(run.fraction, self.learning_rate, 0.0), self.beta1, beta2, self.clip_radius)
-            state, _ = step(problem, state, batch, run.rng, target, rate, self.num_samples, mode)
-            run.save(state)
+            waiting.append(observe(problem, state, batch, run.rng, target, self.num_samples, mode))
+            if len(waiting) == self.accumulation:
+                rate = Rates(cosine(run.fraction, self.learning_rate, 0.0), self.beta1, beta2, self.clip_radius)
+                state, waiting = update(state, target, rate, together(waiting)), []
+                run.save(state)
+        if int(state.steps) == 0:
+            raise BudgetError(
+                f"the budget ends after {len(waiting)} batches but a step takes accumulation={self.accumulation}: "
+                "raise the budget, or lower accumulation or batch_size."
+            )
         run.finish(state)
         return state
 
@@ -159,7 +174,7 @@ class IVON(Method):
             return self.beta2
         if not math.isfinite(run.limit):
             return UNKNOWN_LENGTH_BETA2
-        num_steps = run.limit / (min(self.batch_size, problem.num_examples) * self.num_samples)
+        num_steps = run.limit / (min(self.batch_size, problem.num_examples) * self.num_samples * self.accumulation)
         return math.exp(-MEMORY / num_steps)
 
 
@@ -185,20 +200,25 @@ def variance(state: State, target: Target) -> Tensor:
     return 1 / (target.ess * (state.hessian + target.decay))
 
 
-def update(state: State, target: Target, rates: Rates, deviation: Tensor, gradient: Tensor) -> State:
-    """Equations (1) to (4).
+def together(parts: list[Seen]) -> Seen:
+    """The average of several."""
+    if len(parts) == 1:
+        return parts[0]
+    gradients, products = zip(*parts, strict=True)
+    return Seen(torch.stack(gradients).mean(0), torch.stack(products).mean(0))
 
-    Args:
-        state: m, h, g and t.
-        target: λ, δ and loc.
-        rates: α, β₁, β₂ and the clip radius.
-        deviation: θ − m of S samples, (S, P).
-        gradient: of the batch's mean negative log likelihood at each θ, (S, P).
-    """
+
+def averages(deviation: Tensor, gradient: Tensor) -> Seen:
+    """From θ − m (S, P) and the gradient (S, P) of a batch's mean negative log likelihood at each θ."""
+    return Seen(_average(gradient), _average(gradient * deviation))
+
+
+def update(state: State, target: Target, rates: Rates, seen: Seen) -> State:
+    """Equations (1) to (4), elementwise: for tensors of any one shape. Uses up the memory of `seen.product`."""
     beta1, beta2, decay = rates.beta1, rates.beta2, target.decay
     curvature = state.hessian + decay
-    sampled = _average(gradient * deviation).mul_(curvature).mul_(target.ess)  # (1)
-    momentum = torch.lerp(_average(gradient), state.momentum, beta1)  # (2)
+    sampled = seen.product.mul_(curvature).mul_(target.ess)  # (1)
+    momentum = torch.lerp(seen.gradient, state.momentum, beta1)  # (2)
     correction = (state.hessian - sampled).square_().div_(curvature)
     hessian = sampled.lerp_(state.hessian, beta2).add_(correction, alpha=0.5 * (1 - beta2) ** 2)  # (3)
     steps = state.steps + 1
@@ -214,28 +234,30 @@ def _average(values: Tensor) -> Tensor:
     return values[0] if len(values) == 1 else values.mean(0)
 
 
-def step(
+def sample_deviation(state: State, target: Target, noise: Tensor) -> Tensor:
+    """θ − m of standard normal noise, which is used up."""
+    return noise.mul_(torch.add(state.hessian, target.decay).mul_(target.ess).rsqrt_())
+
+
+def observe(
     problem: Problem,
     state: State,
     batch: Batch,
     rng: torch.Generator,
     target: Target,
-    rates: Rates,
     num_samples: int = 1,
     mode: Mode = Mode.TRAIN,
-) -> tuple[State, Info]:
-    """Samples θ, takes the batch's gradient there, updates."""
+) -> Seen:
+    """Samples θ and takes the batch's gradient there."""
     shape = (num_samples, len(state.mean))
     noise = torch.randn(shape, generator=rng, dtype=state.mean.dtype, device=state.mean.device)
-    deviation = noise.mul_(torch.add(state.hessian, target.decay).mul_(target.ess).rsqrt_())
-    gradient, log_likelihood = loss_gradient(problem, state.mean + deviation, batch, mode)
-    return update(state, target, rates, deviation, gradient), Info(log_likelihood.mean())
+    deviation = sample_deviation(state, target, noise)
+    return averages(deviation, loss_gradient(problem, state.mean + deviation, batch, mode))
 
 
-def loss_gradient(problem: Problem, theta: Tensor, batch: Batch, mode: Mode) -> tuple[Tensor, Tensor]:
-    """Gradient (S, P) of the batch's mean negative log likelihood at theta (S, P), and the log likelihoods (S,)."""
-    gradient, log_likelihood = problem.likelihood_gradient(theta, batch, mode)
-    return gradient.div_(-batch.size), log_likelihood * (problem.num_examples / batch.size)
+def loss_gradient(problem: Problem, theta: Tensor, batch: Batch, mode: Mode) -> Tensor:
+    """Gradient (S, P) of the batch's mean negative log likelihood at theta (S, P)."""
+    return problem.likelihood_gradient(theta, batch, mode)[0].div_(-batch.size)
 
 
 def fisher_trace(problem: Problem, theta: Tensor, batch_size: int, rng: torch.Generator, mode: Mode) -> float:
@@ -249,7 +271,7 @@ def fisher_trace(problem: Problem, theta: Tensor, batch_size: int, rng: torch.Ge
     batches = torch.split(order, size)[: min(START_BATCHES, problem.num_examples // size)]
     mean, squares = torch.zeros_like(theta), theta.new_zeros(())
     for count, rows in enumerate(batches, start=1):  # Welford's sums: all gradients at once would be many vectors
-        gradient = loss_gradient(problem, theta[None], _imagined(problem, theta, rows, rng), mode)[0][0]
+        gradient = loss_gradient(problem, theta[None], _imagined(problem, theta, rows, rng), mode)[0]
         before = gradient - mean
         mean = mean + before / count
         squares = squares + before @ (gradient - mean)

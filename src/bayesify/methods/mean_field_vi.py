@@ -38,8 +38,8 @@ class MeanFieldVI(Variational):
         summary="a diagonal Gaussian that maximises the evidence lower bound",
         bias="one mode; ignores correlations between parameters, so variances are too small",
         search_space={
-            "learning_rate": Range(1e-3, 3e-2, log=True),
-            "initial_scale": Range(0.01, 0.3, log=True),
+            "learning_rate": Range(3e-3, 0.1, log=True),
+            "initial_scale": Range(1e-3, 0.1, log=True),
             "batch_size": Range(16, 128, log=True, integer=True),
         },
     )

@@ -75,10 +75,10 @@ class Variational(Method):
         batch_size: examples per step.
     """
 
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-2
     num_samples: int = 2
-    initial_scale: float = 0.05
-    batch_size: int = 64
+    initial_scale: float = 0.01
+    batch_size: int = 32
 
     @abstractmethod
     def check(self) -> None:
