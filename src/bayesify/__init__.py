@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bayesify import methods as methods
     from bayesify import metrics as metrics
     from bayesify import models as models
+    from bayesify import optim as optim
     from bayesify import priors as priors
     from bayesify.arena.compare import compare as compare
     from bayesify.conformal import conformalise as conformalise
@@ -43,6 +44,7 @@ _LAZY = {
     "priors": "bayesify.priors",
     "metrics": "bayesify.metrics",
     "models": "bayesify.models",
+    "optim": "bayesify.optim",
 }
 """Public names that are imported when first used, so that `import bayesify` and `--help` stay quick."""
 

@@ -192,11 +192,8 @@ class State(NamedTuple):
 
 def init(theta: Tensor, max_rank: int) -> State:
     """Starts at theta (1, P), which is not itself a snapshot."""
-    zero = torch.zeros((), dtype=torch.int64, device=theta.device)
-    zeros = torch.zeros_like(theta)
-    deviations = zeros.repeat(max_rank, 1)
-    own = Snapshots(zeros[0], zeros[0], deviations, zero)
-    return State(theta, zeros, zeros, zero, *own, *own, torch.full_like(theta[0, 0], math.inf))
+    own, zeros = no_snapshots(theta[0], max_rank), torch.zeros_like(theta)
+    return State(theta, zeros, zeros, own.snapshots, *own, *own, torch.full_like(theta[0, 0], math.inf))
 
 
 def step(state: State, gradient: Tensor, learning_rate: float) -> State:
@@ -206,16 +203,26 @@ def step(state: State, gradient: Tensor, learning_rate: float) -> State:
 
 
 def collect(state: State) -> State:
-    """Takes a snapshot: Welford's update of mean and squares, and the deviation from the new mean."""
-    snapshots = state.snapshots + 1
-    theta = state.theta[0]
-    before = theta - state.mean
-    mean = state.mean + before / snapshots  # from zero: the first snapshot is its own mean, exactly
+    """Takes a snapshot of the path."""
+    own = Snapshots(state.mean, state.squares, state.deviations, state.snapshots)
+    return state._replace(**with_snapshot(own, state.theta[0])._asdict())
+
+
+def no_snapshots(theta: Tensor, max_rank: int) -> Snapshots:
+    """Before the first one, of parameters like theta (P,)."""
+    zeros = torch.zeros_like(theta)
+    return Snapshots(zeros, zeros, zeros.repeat(max_rank, 1), torch.zeros((), dtype=torch.int64, device=theta.device))
+
+
+def with_snapshot(path: Snapshots, theta: Tensor) -> Snapshots:
+    """One more, theta (P,): Welford's update of mean and squares, and the deviation from the new mean."""
+    snapshots = path.snapshots + 1
+    before = theta - path.mean
+    mean = path.mean + before / snapshots  # from zero: the first snapshot is its own mean, exactly
     after = theta - mean
-    squares = state.squares + before * after
-    deviations = state.deviations.clone()
-    deviations[int(state.snapshots) % len(deviations)] = after
-    return state._replace(mean=mean, squares=squares, deviations=deviations, snapshots=snapshots)
+    deviations = path.deviations.clone()
+    deviations[int(path.snapshots) % len(deviations)] = after
+    return Snapshots(mean, path.squares + before * after, deviations, snapshots)
 
 
 def keep_best(state: State, loss: Tensor) -> State:
