@@ -35,6 +35,7 @@ METHODS = {
     "ivon": "ivon(batch_size=16)",
     "mean_field_vi": "mean_field_vi(batch_size=16)",
     "low_rank_vi": "low_rank_vi(batch_size=16)",
+    "von": "von(num_samples=2, batch_size=16)",
     "hmc": "hmc(num_chains=2, num_draws=5, batch_size=16)",
     "nuts": "nuts(num_chains=2, num_draws=5, batch_size=16)",
     "chees_hmc": "chees_hmc(num_chains=2, num_draws=5, batch_size=16)",

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from bayesify.methods.tempered import Tempered as Tempered
     from bayesify.methods.tuned import Tuned as Tuned
     from bayesify.methods.vbll import VBLL as VBLL
+    from bayesify.methods.von import VON as VON
 
 _BY_CLASS = {target.partition(":")[2]: name for name, target in _TARGETS.items()}
 

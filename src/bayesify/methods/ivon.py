@@ -118,9 +118,7 @@ class IVON(Method):
     )
 
     def __post_init__(self) -> None:
-        require_positive(
-            self, "learning_rate", "num_samples", "batch_size", "accumulation", optional=("hess_init",)
-        )
+        require_positive(self, "learning_rate", "num_samples", "batch_size", "accumulation", optional=("hess_init",))
         require(0 <= self.beta1 < 1, self, "beta1", "at least 0 and below 1")
         require(self.beta2 is None or 0 < self.beta2 < 1, self, "beta2", "above 0 and below 1, or None")
         require(self.clip_radius > 0, self, "clip_radius", "positive")

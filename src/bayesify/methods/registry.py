@@ -20,6 +20,7 @@ _TARGETS = {
     "ivon": "bayesify.methods.ivon:IVON",
     "mean_field_vi": "bayesify.methods.mean_field_vi:MeanFieldVI",
     "low_rank_vi": "bayesify.methods.low_rank_vi:LowRankVI",
+    "von": "bayesify.methods.von:VON",
     "hmc": "bayesify.methods.hmc:HMC",
     "nuts": "bayesify.methods.nuts:NUTS",
     "chees_hmc": "bayesify.methods.chees_hmc:ChEESHMC",
