@@ -2,12 +2,14 @@
 
 Function space: an effective sample size is that of the worst of 50 test points (and the noise), rank-normalised, over
 all chains. Everybody has the same rows, prior, likelihood and number of chains, starts from the same trained networks
-and has one thread unless told otherwise. Seconds are tuning and sampling together; compiling is told apart. Peers run
-both side by side and one after the other; the better of the two is the peer. Where chains have not mixed (R-hat), the
-number says how soon they would agree, hardly how fast they move: for that there is the sum of each chain's own.
+and has one thread unless told otherwise. Ours get as many gradients per chain as the peers took on the mean, tuning
+included: chains that have not mixed are worth a handful of draws however long they are, so that a shorter run would
+look like a faster one. Seconds are tuning and sampling together; compiling is told apart. Peers run both side by side
+and one after the other; the better of the two is the peer. Where chains have not mixed (R-hat), the number says how
+soon they would agree, hardly how fast they move: for that there is the sum of each chain's own.
 
-    python benchmarks/sampler_ess.py [--sets yacht energy] [--nets 16-16 50-50] [--gradients 40000] [--samples 400]
-        [--chains 4] [--threads 1] [--only nuts] [--peer-python .venv-peers/bin/python]
+    python benchmarks/sampler_ess.py [--sets yacht energy] [--nets 16-16 50-50] [--samples 100] [--ways map]
+        [--gradients 40000] [--chains 4] [--threads 1] [--only nuts] [--peer-python .venv-peers/bin/python]
 """
 
 import argparse
@@ -42,8 +44,9 @@ OURS = ["nuts", "hmc(mass=diagonal)", "chees_hmc", "mclmc", "adjusted_mclmc"]
 PEER_LIBRARIES, WAYS = ("blackjax", "numpyro"), ("vmap", "map")
 POINTS, KEPT = 50, 1000
 WARM_START_EPOCHS = 200
-SHORT = 40
-"""Gradients per chain of the run that compiles."""
+GRADIENTS = 40_000
+SHORT = 400
+"""Gradients per chain of the run that compiles: a shape first asked for fewer would stay traced in the next run too."""
 
 
 class Measured(NamedTuple):
@@ -55,6 +58,7 @@ class Measured(NamedTuple):
     sampling: float
     compiling: float
     steps: float  # gradients per transition
+    gradients: float  # per chain, in all
 
     @property
     def ess(self) -> float:
@@ -134,7 +138,7 @@ def ours(written: str, case: Case, gradients: int) -> Measured:
     outputs = problem.outputs(theta, case.points, problem.buffers(theta))[..., 0]
     values = torch.cat([outputs, theta[:, -1:]], 1).reshape(chains, -1, outputs.shape[1] + 1).double().numpy()
     steps = 0.75 * gradients / notes["steps_per_chain"]
-    return Measured(written, values, tuning - loading, sampling, middle - before + loading, steps)
+    return Measured(written, values, tuning - loading, sampling, middle - before + loading, steps, float(gradients))
 
 
 def theirs(library: str, way: str, case: Case, options: argparse.Namespace, python: Path) -> Measured:
@@ -153,7 +157,8 @@ def theirs(library: str, way: str, case: Case, options: argparse.Namespace, pyth
         told = json.loads(done.stdout)
         values = np.load(out).astype(np.float64)
     name = f"{library} {told['version']} NUTS, {way}"
-    return Measured(name, values, told["tuning"], told["sampling"], told["compiling"], told["steps"])
+    times = told["tuning"], told["sampling"], told["compiling"]
+    return Measured(name, values, *times, told["steps"], told["gradients"])
 
 
 def show(measured: Measured, best: dict[str, Measured]) -> None:
@@ -162,7 +167,8 @@ def show(measured: Measured, best: dict[str, Measured]) -> None:
     r_hat = float(np.nanmax(convergence(measured.values).r_hat))
     print(
         f"  {measured.name:<30} {measured.rate:>8.2f} {measured.within_rate:>8.2f} {r_hat:>6.2f} "
-        f"{measured.steps:>7.0f} {measured.tuning:>7.1f} {measured.sampling:>8.1f} {measured.compiling:>8.1f}  "
+        f"{measured.steps:>7.0f} {measured.gradients:>9.0f} "
+        f"{measured.tuning:>7.1f} {measured.sampling:>8.1f} {measured.compiling:>8.1f}  "
         + "  ".join(f"{ratio:>6.2f}" for ratio in rates),
         flush=True,
     )
@@ -173,8 +179,8 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["yacht", "energy"])
     parser.add_argument("--nets", nargs="+", default=["16-16", "50-50"])
     parser.add_argument("--only", nargs="+", default=OURS)
-    parser.add_argument("--gradients", type=int, default=40_000, help="per chain, of ours")
-    parser.add_argument("--samples", type=int, default=400, help="per chain, of peers, after half as many to tune")
+    parser.add_argument("--gradients", type=int, help=f"per chain, of ours; else the peers', {GRADIENTS} without them")
+    parser.add_argument("--samples", type=int, default=100, help="per chain, of peers, after half as many to tune")
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--chains", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
@@ -187,8 +193,8 @@ def main() -> None:
             case = make_case(name, net, options.chains)
             print(f"{name}, {case.problem.num_examples} rows, network {net}, {options.chains} chains")
             print(
-                f"  {'':<30} {'ESS/s':>8} {'own/s':>8} {'R-hat':>6} {'steps':>7} {'tune s':>7} {'sample s':>8} "
-                f"{'compile':>8}  ratio to {', '.join(PEER_LIBRARIES)}: ESS/s, then own/s"
+                f"  {'':<30} {'ESS/s':>8} {'own/s':>8} {'R-hat':>6} {'steps':>7} {'gradients':>9} "
+                f"{'tune s':>7} {'sample s':>8} {'compile':>8}  ratio to {', '.join(PEER_LIBRARIES)}: ESS/s, then own/s"
             )
             best: dict[str, Measured] = {}
             for library in PEER_LIBRARIES if python else ():
@@ -196,8 +202,9 @@ def main() -> None:
                 for run in runs:
                     show(run, {})
                 best[library] = max(runs, key=lambda run: run.rate)
+            taken = [peer.gradients for peer in best.values()] or [GRADIENTS]
             for written in options.only:
-                show(ours(written, case, options.gradients), best)
+                show(ours(written, case, options.gradients or round(np.mean(taken))), best)
 
 
 if __name__ == "__main__":

@@ -55,12 +55,15 @@ def found(theta):
 def blackjax_functions():
     import blackjax
 
-    adaptation = blackjax.window_adaptation(blackjax.nuts, log_density)
+    def counted(state, info, adaptation_state):
+        return info.num_integration_steps
+
+    adaptation = blackjax.window_adaptation(blackjax.nuts, log_density, adaptation_info_fn=counted)
     kernel = blackjax.nuts.build_kernel()
 
     def tune(key, start):
-        (state, parameters), _ = adaptation.run(key, start, options.warmup)
-        return state, parameters
+        (state, parameters), steps = adaptation.run(key, start, options.warmup)
+        return (state, parameters), steps.sum()
 
     def draw(key, tuned):
         state, parameters = tuned
@@ -81,8 +84,13 @@ def numpyro_functions():
     init_kernel, sample_kernel = hmc(potential_fn=lambda theta: -log_density(theta), algo="NUTS")
 
     def tune(key, start):
+        def one(_, tuned):
+            state, steps = tuned
+            state = sample_kernel(state)
+            return state, steps + state.num_steps
+
         state = init_kernel(start, options.warmup, rng_key=key)
-        return jax.lax.fori_loop(0, options.warmup, lambda _, state: sample_kernel(state), state)
+        return jax.lax.fori_loop(0, options.warmup, one, (state, state.num_steps))
 
     def draw(key, state):
         def one(state, _):
@@ -107,7 +115,7 @@ def main():
     tune = jax.jit(batched(tune)).lower(keys, starts).compile()
     compiling = time.perf_counter() - began
     began = time.perf_counter()
-    tuned = jax.block_until_ready(tune(keys, starts))
+    tuned, spent = jax.block_until_ready(tune(keys, starts))
     tuning = time.perf_counter() - began
     began = time.perf_counter()
     draw = jax.jit(batched(draw)).lower(keys, tuned).compile()
@@ -116,8 +124,11 @@ def main():
     values, steps = jax.block_until_ready(draw(keys, tuned))
     sampling = time.perf_counter() - began
     np.save(options.out, np.asarray(values))
-    times = {"compiling": compiling, "tuning": tuning, "sampling": sampling, "steps": float(steps.mean())}
-    print(json.dumps({"version": version, **times}), file=sys.stdout)
+    times = {"compiling": compiling, "tuning": tuning, "sampling": sampling}
+    gradients = float((spent + steps.sum(1)).mean())
+    print(
+        json.dumps({"version": version, **times, "steps": float(steps.mean()), "gradients": gradients}), file=sys.stdout
+    )
 
 
 main()
