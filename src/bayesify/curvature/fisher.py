@@ -20,6 +20,8 @@ from torch.func import grad, vmap
 from bayesify.model.components import sample_of
 from bayesify.model.likelihoods import Categorical, Likelihood
 
+MAX_OUTPUTS, RANDOM_VECTORS = 20, 10
+"""Up to so many outputs H is exact; beyond, so many random vectors per example stand in for them."""
 GGN, MC_FISHER, EMPIRICAL_FISHER = "ggn", "mc_fisher", "empirical_fisher"
 
 
@@ -54,6 +56,13 @@ class Rows(NamedTuple):
 def rank_of(likelihood: Likelihood, num_outputs: int) -> int:
     """How many exact vectors make up Λ."""
     return max(1, num_outputs - 1) if isinstance(likelihood, Categorical) else num_outputs
+
+
+def usual_vectors(likelihood: Likelihood, num_outputs: int, gradient: bool, samples: int | None = None) -> Vectors:
+    """Exact where outputs are few, random sign vectors otherwise, or as many of these as asked for."""
+    if samples is None and num_outputs <= MAX_OUTPUTS:
+        return Vectors(num_outputs, rank_of(likelihood, num_outputs), True, gradient)
+    return Vectors(num_outputs, samples or RANDOM_VECTORS, False, gradient)
 
 
 def draw_directions(vectors: Vectors, num_rows: int, like: Tensor, rng: torch.Generator) -> Tensor:

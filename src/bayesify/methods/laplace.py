@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from bayesify.curvature.ekfac import expand_ekfac
-from bayesify.curvature.fisher import EMPIRICAL_FISHER, GGN, MC_FISHER, Vectors, rank_of
+from bayesify.curvature.fisher import EMPIRICAL_FISHER, GGN, MC_FISHER, Vectors, usual_vectors
 from bayesify.curvature.ggn import Expansion, expand_diagonal, expand_full
 from bayesify.curvature.kron import expand_kronecker
 from bayesify.curvature.layers import CHECK_COST
@@ -60,8 +60,6 @@ EXPANSIONS: dict[str, Callable[..., Expansion]] = {
     "per_output": expand_per_output,
 }
 BY_LAYER = ("kron", "ekfac", "per_output")
-MAX_OUTPUTS, RANDOM_VECTORS = 20, 10
-"""Up to so many outputs H is exact; beyond, so many random vectors per example stand in for them."""
 SECONDS_FOR_TRAINING = 0.8
 """Share of a budget of seconds, whose rate is not known beforehand."""
 
@@ -215,9 +213,7 @@ class Laplace(Method):
             return Vectors(num_outputs, 1, True, tuning, self.curvature)
         if self.curvature == MC_FISHER:
             return Vectors(num_outputs, self.fisher_samples or 1, False, tuning, self.curvature)
-        if self.fisher_samples is None and num_outputs <= MAX_OUTPUTS:
-            return Vectors(num_outputs, rank_of(problem.likelihood, num_outputs), True, tuning)
-        return Vectors(num_outputs, self.fisher_samples or RANDOM_VECTORS, False, tuning)
+        return usual_vectors(problem.likelihood, num_outputs, tuning, self.fisher_samples)
 
     def _curvature_cost(self, problem: Problem, vectors: Vectors) -> float:
         """Gradient evaluations: rows of H and the gradient, the check of a moved mode, a pretrained model's noise."""
