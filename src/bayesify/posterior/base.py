@@ -176,10 +176,10 @@ class Posterior(ABC):
         return self.record.log_evidence
 
     def update(self, data: Any) -> "Posterior":
-        """Conditions on more data without refitting, where the method can: Laplace, by one Newton step.
+        """Conditions on more data without refitting, where the method can: Laplace, for its linearised functions.
 
-        Exact for linear models under Gaussian noise with full, low-rank or diagonal curvature that is theirs; otherwise
-        an approximation that is good where the new data move the parameters little (`bayesify.posterior.updating`).
+        Exact for them under Gaussian noise, with full curvature; otherwise an approximation
+        (`bayesify.posterior.updating`). Prior, noise and features stay as they were fitted.
 
         Args:
             data: in any form `fit` takes.

@@ -2,6 +2,8 @@
 
     f_lin(x; θ) = f(x; μ) + J(x) (θ − μ),      θ ~ N(μ, Σ).                                                      (1)
 
+After `update` the Gaussian's mean is μ + shift, while the functions stay linearised at μ: for them it is conjugate.
+
 The Gauss–Newton matrix is the curvature of (1), not of the network: predicting with (1) keeps the two consistent, where
 plugging samples of θ into the network may leave the region in which Σ means anything. Under Gaussian noise the
 predictive and its joint density are closed forms; otherwise S functions are drawn, each one θ used for all inputs.
@@ -72,6 +74,7 @@ class Linearised(Posterior):
         buffers: Buffers | None = None,
         num_samples: int = DEFAULT_SAMPLES,
         predictive: str = SAMPLED,
+        shift: Tensor | None = None,
     ) -> None:
         Posterior.__init__(self, model)
         self.mean = mean
@@ -79,6 +82,8 @@ class Linearised(Posterior):
         self.buffers = model.network.buffers(1) if buffers is None else buffers
         self.num_samples = num_samples
         self.predictive = predictive
+        self.shift = shift
+        """How far the Gaussian's mean is from where the network is linearised, (P_network,); None is nowhere."""
         self._jacobian = Jacobian(model)
         self._found: list[_Factored | None] = []
 
@@ -91,6 +96,8 @@ class Linearised(Posterior):
     def _at(self, num_samples: int, rng: torch.Generator) -> Particles:
         theta = self.mean.repeat(num_samples, 1)
         size, start = self.model.network.layout.num_parameters, 0
+        if self.shift is not None:
+            theta[:, :size] += self.shift
         for white in self._white(num_samples, rng):
             theta[start : start + len(white), :size] += self.covariance.coloured(white)
             start += len(white)
@@ -125,7 +132,8 @@ class Linearised(Posterior):
         return lambda inputs: self._linear_functions(white, inputs)[0]
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
-        return gaussian_tensors(self.mean, self.covariance, self.buffers)
+        parts = gaussian_tensors(self.mean, self.covariance, self.buffers)
+        return parts if self.shift is None else parts | {"shift": self.shift}
 
     def settings(self) -> dict[str, Any]:  # noqa: D102
         return {"covariance": self.covariance.name, "num_samples": self.num_samples, "predictive": self.predictive}
@@ -134,12 +142,13 @@ class Linearised(Posterior):
     def restored(model: Model, tensors: dict[str, Tensor], settings: dict[str, Any]) -> "Linearised":
         """The inverse of `tensors` and `settings`."""
         own = gaussian_restored(tensors, settings)
-        return Linearised(model, *own, settings["num_samples"], settings.get("predictive", SAMPLED))
+        shift = tensors.get("shift")
+        return Linearised(model, *own, settings["num_samples"], settings.get("predictive", SAMPLED), shift)
 
     # ---- closed form ---------------------------------------------------------------------------------------------
 
     def _closed_form(self, inputs: Any) -> Predictive:
-        outputs = self.model.outputs(self.mean[None], inputs, self.buffers)
+        outputs = self.means(inputs)[None]
         own = self.model.split(self.mean)[1]
         return Predictive(
             self.model.likelihood,
@@ -156,7 +165,7 @@ class Linearised(Posterior):
         Ie & Sha 2020, "mean field 2"), p_k ∝ 1 / Σ_c exp(−(m_k − m_c) / √(1 + π v_kc / 8)) with v_kc the variance of
         a difference of two outputs: the same for two, and blind, as softmax is, to what all outputs have in common.
         """
-        means = self.model.outputs(self.mean[None], inputs, self.buffers)[0]
+        means = self.means(inputs)
         if isinstance(self.model.likelihood, Bernoulli):
             return means / (1 + math.pi / 8 * self._variances(inputs, 1)).sqrt()
         rows = self._jacobians(inputs, means.shape[-1])
@@ -165,6 +174,13 @@ class Linearised(Posterior):
         spread = (own[:, :, None] + own[:, None, :] - 2 * covariance).clamp_min(0)  # (B, C, C) of differences
         difference = means[:, :, None] - means[:, None, :]
         return -torch.logsumexp(-difference / (1 + math.pi / 8 * spread).sqrt(), dim=-1)
+
+    def means(self, inputs: Any, change: Tensor | None = None) -> Tensor:
+        """The mean function's values (B, C) at inputs on the device, its parameters moved by `change` (P_network,)."""
+        moves = [move for move in (self.shift, change) if move is not None]
+        if not moves:
+            return self.model.outputs(self.mean[None], inputs, self.buffers)[0]
+        return self._tangents(torch.stack(moves).sum(0)[None], inputs)[0]
 
     def _variances(self, inputs: Any, num_outputs: int) -> Tensor:
         """The diagonal of J Σ Jᵀ for every row, (B, C)."""
@@ -258,9 +274,11 @@ class Linearised(Posterior):
                 parts = []
                 for chunk in chunk_inputs(inputs, rows_per_chunk(elements_per_row(layers, num_outputs, len(white)))):
                     point = forward(self.model.network, layers, network, buffers, chunk)
-                    parts.append(changes(point, blocks, white) + point.outputs.detach())
+                    middle = point.outputs.detach() if self.shift is None else self.means(chunk)
+                    parts.append(changes(point, blocks, white) + middle)
                 return torch.cat(parts, dim=1)
-        return self._tangents(self.covariance.coloured(white), inputs)
+        change = self.covariance.coloured(white)
+        return self._tangents(change if self.shift is None else change + self.shift, inputs)
 
     def _num_outputs(self, inputs: Any) -> int:
         network, buffers = self._network_and_buffers()

@@ -1,28 +1,29 @@
-"""A Gaussian posterior conditioned on more data: one Newton step in the linearised model.
+"""A Gaussian posterior over linearised functions, conditioned on more data.
 
-With N(μ, Σ) as the prior of new data D' and H', g' the Gauss–Newton matrix and gradient of their log likelihood at μ,
+The log likelihood of new data D' at θ is, linearised where the posterior is (θ₀) and to second order, with gradient g'
+and Gauss–Newton matrix H' there, ℓ' + g'ᵀ(θ − θ₀) − ½ (θ − θ₀)ᵀ H' (θ − θ₀). With N(μ, Σ) as the prior of D',
 
-    Σ' = (Σ⁻¹ + H'/T)⁻¹,      μ' = μ + Σ' g'/T,                                                                  (1)
+    Σ' = (Σ⁻¹ + H'/T)⁻¹,      μ' = μ + δ,      δ = Σ' (g' − H' (μ − θ₀))/T,                                      (1)
 
-and at T = 1, by the evidence of a quadratic log joint, log p(D' | D) ≈ log p(D' | μ) + ½ g'ᵀ Σ' g' − ½ log |I + Σ H'|.
-In a linear model under Gaussian noise of fixed scale all three are exact: any order and division of the data gives the
-posterior of all of them. Elsewhere (1) is the extended Kalman filter's step (Ritter, Botev & Barber 2018 do the same
-with Kronecker factors): old data are remembered by Σ alone, at the mode they had, and a diagonal or Kronecker Σ keeps
-its axes and takes of H' what lies along them, which is exact only where H' has the same ones.
+a Newton step; at T = 1 log p(D' | D) ≈ log p(D' | μ) + ½ δᵀ Σ'⁻¹ δ − ½ log |I + Σ H'|. Under Gaussian noise of known
+scale (1) is exact for the linearised functions of any network, and for a linear network exact altogether: any order
+and division of the data gives the posterior of all of them. Elsewhere it is approximate: for other likelihoods Fisher
+information stays that at θ₀, and a diagonal or Kronecker Σ keeps its axes and takes of H' what lies along them. The
+step is therefore shortened, by halves, to where log p(D' | θ)/T − ½ (θ − μ)ᵀ Σ⁻¹ (θ − μ) of these functions is highest.
 
-There the step is also shortened, μ + t Σ' g'/T with t = 1, ½, ¼, …, to where log p(D' | θ)/T − ½ (θ−μ)ᵀ Σ⁻¹ (θ−μ) is
-highest: t = 1 in a linear model.
-
-The prior and the noise stay as they were tuned. Cost: that of the curvature of the new data, and a few forward passes.
+The prior and the noise stay as they were tuned, and features are not learned: data that matter much are better fitted
+anew. Cost: that of the curvature of the new data, and two forward passes.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bayesify.covariance import Covariance, Diagonal, Full, Kronecker, Spiked
+from bayesify.covariance import Covariance, Diagonal, Full, Kronecker, KroneckerBasis, Spiked
 from bayesify.curvature.ekfac import rotated_squares
 from bayesify.curvature.fisher import Vectors, usual_vectors
 from bayesify.curvature.ggn import Expansion, expand_diagonal, expand_full
@@ -44,19 +45,21 @@ NEW_RANK = 100
 
 HALVINGS = 6
 """Of the step."""
+NO_PART = 1e-9
+"""Share of the largest singular value that is rounding."""
 SLACK = 1e-3
 """Nats by which a shorter step must be better: float32 is that much off."""
 
 
 class _Change(NamedTuple):
-    """Σ', Σ' g'/T and log |I + Σ H'/T|, from one expansion of the new data's log likelihood."""
+    """Σ', δ and the evidence."""
 
     covariance: Covariance
     step: Tensor  # (P_network,)
     squared: float
     """The step's length in Σ⁻¹, squared."""
-    log_determinant: float
-    expansion: Expansion
+    log_evidence: float
+    """log p(D' | D), of the untempered quadratic."""
 
 
 class _Point(NamedTuple):
@@ -68,6 +71,8 @@ class _Point(NamedTuple):
     vectors: Vectors
     rng: torch.Generator
     temperature: float
+    shift: Tensor
+    """μ − θ₀, (P_network,), float64."""
 
 
 def update(posterior: Posterior, data: Any) -> Posterior:
@@ -88,31 +93,41 @@ def update(posterior: Posterior, data: Any) -> Posterior:
         )
     point = _point(posterior, data)
     change = _changed(posterior.covariance, point)
-    mean = _moved(posterior, point, change)
     result = Linearised(
-        posterior.model, mean, change.covariance, posterior.buffers, posterior.num_samples, posterior.predictive
+        posterior.model,
+        posterior.mean,
+        change.covariance,
+        posterior.buffers,
+        posterior.num_samples,
+        posterior.predictive,
+        _shift(posterior, point, change),
     )
     evidence = posterior.record.log_evidence
     if evidence is not None:
-        assert change.expansion.gradient is not None
-        more = change.expansion.log_likelihood + 0.5 * (change.expansion.gradient * change.step).sum()
-        evidence += float(more) - 0.5 * change.log_determinant
+        evidence += change.log_evidence
     known = evidence if point.temperature == 1 else None  # of a tempered posterior it would be another quantity
     result.record = dataclasses.replace(posterior.record, log_evidence=known)
     return result
 
 
-def _moved(posterior: Linearised, point: _Point, change: _Change) -> Tensor:
-    best, highest = posterior.mean, -torch.inf
-    for halvings in range(HALVINGS):
-        share = 0.5**halvings
-        mean = posterior.mean.clone()
-        mean[: len(change.step)] += share * change.step.to(mean)
-        value = float(point.problem.log_likelihood(mean[None], point.problem.data, posterior.buffers))
-        value = value / point.temperature - 0.5 * share**2 * change.squared
-        if value > highest + SLACK:
-            best, highest = mean, value
-    return best
+def _shift(posterior: Linearised, point: _Point, change: _Change) -> Tensor:
+    """μ' − θ₀, (P_network,)."""
+    step = change.step.to(posterior.mean)
+    inputs, targets = point.problem.data
+    own = posterior.model.split(posterior.mean)[1]
+    start = posterior.means(inputs)
+    along = posterior.means(inputs, step) - start
+
+    def value(share: float) -> float:
+        log_prob = posterior.model.likelihood.log_prob(start + share * along, targets, own)
+        return float(log_prob.double().sum()) / point.temperature - 0.5 * share**2 * change.squared
+
+    best, highest = 0.0, -math.inf
+    for share in (*(0.5**halvings for halvings in range(HALVINGS)), 0.0):
+        found = value(share)
+        if found > highest + SLACK:
+            best, highest = share, found
+    return best * step if posterior.shift is None else posterior.shift + best * step
 
 
 def _point(posterior: Linearised, data: Any) -> _Point:
@@ -125,7 +140,10 @@ def _point(posterior: Linearised, data: Any) -> _Point:
     num_outputs = problem.outputs(mean[None], first, posterior.buffers).shape[-1]
     rng = generator(mean.device, "update")
     vectors = usual_vectors(model.likelihood, num_outputs, gradient=True)
-    return _Point(problem, mean, buffers, vectors, rng, posterior.record.temperature)
+    shift = torch.zeros(problem.num_network_parameters, dtype=torch.float64, device=mean.device)
+    if posterior.shift is not None:
+        shift = posterior.shift.double()
+    return _Point(problem, mean, buffers, vectors, rng, posterior.record.temperature, shift)
 
 
 def _changed(covariance: Covariance, point: _Point) -> _Change:
@@ -139,19 +157,49 @@ def _changed(covariance: Covariance, point: _Point) -> _Change:
     return _full(covariance, point)
 
 
-def _gradient(expansion: Expansion, point: _Point) -> Tensor:
+def _finished(
+    covariance: Covariance, point: _Point, expansion: Expansion, solved: "_Solved", pushed: Tensor
+) -> _Change:
+    """From what every structure works out for itself.
+
+    Args:
+        covariance: Σ'.
+        point: of the expansion.
+        expansion: of the new data.
+        solved: see there.
+        pushed: H' (μ − θ₀), (P_network,).
+    """
     assert expansion.gradient is not None
-    return expansion.gradient / point.temperature
+    right = (expansion.gradient - pushed) / point.temperature
+    step, squared = solved.step(right)
+    here = expansion.log_likelihood + (point.shift * (expansion.gradient - 0.5 * pushed)).sum()
+    more = float(here) + 0.5 * float((right * step).sum()) - 0.5 * solved.log_determinant
+    return _Change(covariance, step, squared, more)
+
+
+class _Solved(NamedTuple):
+    """Linear algebra of one structure."""
+
+    step: Callable[[Tensor], tuple[Tensor, float]]
+    """v → Σ' v, and its squared length in Σ⁻¹."""
+    log_determinant: float
+    """log |I + Σ H'/T|."""
 
 
 def _diagonal(covariance: Diagonal, point: _Point) -> _Change:
     before = covariance.diagonal.double()
     expansion = expand_diagonal(*point[:3], before.sqrt().to(covariance.diagonal), *point[3:5])
-    ratio = 1 + expansion.spectrum.eigenvalues / point.temperature
+    curvature = expansion.spectrum.eigenvalues
+    ratio = 1 + curvature / point.temperature
     after = before / ratio
-    step = after * _gradient(expansion, point)
-    squared = float((step.square() / before).sum())
-    return _Change(Diagonal(after.to(covariance.diagonal)), step, squared, float(ratio.log().sum()), expansion)
+
+    def step(right: Tensor) -> tuple[Tensor, float]:
+        change = after * right
+        return change, float((change.square() / before).sum())
+
+    changed = Diagonal(after.to(covariance.diagonal))
+    solved = _Solved(step, float(ratio.log().sum()))
+    return _finished(changed, point, expansion, solved, curvature / before * point.shift)
 
 
 def _kronecker(covariance: Kronecker, point: _Point) -> _Change:
@@ -160,14 +208,18 @@ def _kronecker(covariance: Kronecker, point: _Point) -> _Change:
     curvature = rotated_squares(*point[:3], covariance.scale, along, point.rng, covariance.basis)
     before = covariance.eigenvariance.double()
     ratio = 1 + before * curvature / point.temperature
-    after = before / ratio
-    scale = covariance.scale.double()
-    basis = covariance.basis
-    turned = basis.into((scale * _gradient(expansion, point)).to(covariance.scale)).double()
-    step = scale * basis.out_of((after * turned).to(covariance.scale)).double()
-    changed = Kronecker(covariance.scale, after.to(covariance.scale), basis.order, **basis.named_factors())
-    squared = float(((after * turned).square() / before).sum())
-    return _Change(changed, step, squared, float(ratio.log().sum()), expansion)
+    after, scale = before / ratio, covariance.scale.double()
+    factors = [(left.double(), right.double()) for left, right in covariance.basis.factors]
+    basis = KroneckerBasis(covariance.basis.order, factors)
+
+    def step(right: Tensor) -> tuple[Tensor, float]:
+        turned = after * basis.into(scale * right)
+        return scale * basis.out_of(turned), float((turned.square() / before).sum())
+
+    own = covariance.basis.named_factors()
+    changed = Kronecker(covariance.scale, after.to(covariance.scale), basis.order, **own)
+    pushed = basis.out_of(curvature * basis.into(point.shift / scale)) / scale
+    return _finished(changed, point, expansion, _Solved(step, float(ratio.log().sum())), pushed)
 
 
 def _full(covariance: Full, point: _Point) -> _Change:
@@ -175,13 +227,18 @@ def _full(covariance: Full, point: _Point) -> _Change:
     expansion = expand_full(*point[:3], torch.ones_like(covariance.root[:, 0]), *point[3:5])
     spectrum = expansion.spectrum
     assert isinstance(spectrum, FullSpectrum)
-    half = (spectrum.vectors * spectrum.eigenvalues.sqrt()).mT @ root
+    rows = (spectrum.vectors * spectrum.eigenvalues.sqrt()).mT
+    half = rows @ root
     values, vectors = eigen(half.mT @ half / point.temperature)
     after = root @ (vectors / (1 + values).sqrt())
-    along = after.mT @ _gradient(expansion, point)
+
+    def step(right: Tensor) -> tuple[Tensor, float]:
+        along = after.mT @ right
+        return after @ along, float((along.square() / (1 + values)).sum())
+
     changed = Full(after.to(covariance.root).contiguous())
-    squared = float((along.square() / (1 + values)).sum())
-    return _Change(changed, after @ along, squared, float(torch.log1p(values).sum()), expansion)
+    solved = _Solved(step, float(torch.log1p(values).sum()))
+    return _finished(changed, point, expansion, solved, rows.mT @ (rows @ point.shift))
 
 
 def _spiked(covariance: Spiked, point: _Point) -> _Change:
@@ -194,14 +251,18 @@ def _spiked(covariance: Spiked, point: _Point) -> _Change:
     assert isinstance(spectrum, LowRankSpectrum)
     before = (rest / covariance.eigenvariance.double() - 1).clamp_min(0)
     old = covariance.vectors.double() * before.sqrt()
-    new = spectrum.vectors * (spectrum.eigenvalues[:-1] / point.temperature).sqrt()
-    vectors, values, _ = torch.linalg.svd(torch.cat([old, new], dim=1), full_matrices=False)
-    known = (values > 1e-7 * values.max()).nonzero().squeeze(-1)
+    rows = spectrum.vectors * spectrum.eigenvalues[:-1].sqrt()
+    both = torch.cat([old, rows / math.sqrt(point.temperature)], dim=1)
+    vectors, values, _ = torch.linalg.svd(both, full_matrices=False)
+    known = (values > NO_PART * values.max()).nonzero().squeeze(-1)
     vectors, ratio = vectors[:, known].contiguous(), 1 + values[known].square()
-    scaled = scale * _gradient(expansion, point)
-    step = scaled + vectors @ ((1 / ratio - 1) * (vectors.mT @ scaled))
-    squared = float(step.square().sum() + (old.mT @ step).square().sum())
+
+    def step(right: Tensor) -> tuple[Tensor, float]:
+        scaled = scale * right
+        change = scaled + vectors @ ((1 / ratio - 1) * (vectors.mT @ scaled))
+        return scale * change, float(change.square().sum() + (old.mT @ change).square().sum())
+
     like = covariance.scale
     changed = Spiked(like, vectors.to(like), (rest / ratio).to(like), covariance.rest)
-    log_determinant = float(ratio.log().sum() - torch.log1p(before).sum())
-    return _Change(changed, scale * step, squared, log_determinant, expansion)
+    solved = _Solved(step, float(ratio.log().sum() - torch.log1p(before).sum()))
+    return _finished(changed, point, expansion, solved, rows @ (rows.mT @ (point.shift / scale)) / scale)
