@@ -392,7 +392,7 @@ def test_losses_are_refused_before_training() -> None:
     [
         (
             {"structure": "dense"},
-            r"Laplace\(structure='dense'\): structure must be one of kron, ekfac, diag, low_rank, full",
+            r"Laplace\(structure='dense'\): structure must be one of kron, ekfac, diag, low_rank, full, per_output",
         ),
         ({"prior_precision": "marglik"}, "must be evidence, layerwise, diagonal, fixed or a positive number"),
         ({"prior_precision": -1.0}, "must be evidence, layerwise, diagonal, fixed or a positive number"),

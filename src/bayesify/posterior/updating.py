@@ -153,7 +153,10 @@ def _changed(covariance: Covariance, point: _Point) -> _Change:
         return _kronecker(covariance, point)
     if isinstance(covariance, Spiked):
         return _spiked(covariance, point)
-    assert isinstance(covariance, Full)
+    if not isinstance(covariance, Full):
+        raise UnsupportedError(
+            f"a posterior with {covariance.name} covariance cannot be updated: fit laplace(structure=full), or kron."
+        )
     return _full(covariance, point)
 
 
