@@ -58,14 +58,15 @@ def test_one_at_a_time_is_the_same(name: str) -> None:
 
 
 def test_it_is_nearer_to_the_truth() -> None:
-    """In the Frobenius norm, where any diagonal in that basis could be; here strictly."""
+    """In the Frobenius norm, within the layers, whose blocks are all that both have."""
     problem = problem_of("mlp")
-    exact, distances = in_prior_units(problem), []
+    exact, distances, first = in_prior_units(problem), [], 3 * 4 + 4
     for function in (expand_ekfac, expand_kronecker):
         expansion = expand(problem, function)
         basis = basis_of(problem, expansion)
-        distances.append(float(((basis * expansion.spectrum.eigenvalues) @ basis.mT - exact).norm()))
-    assert distances[0] < 0.999 * distances[1]
+        error = (basis * expansion.spectrum.eigenvalues) @ basis.mT - exact
+        distances.append(float(error[:first, :first].norm() + error[first:, first:].norm()))
+    assert distances[0] < 0.95 * distances[1]
 
 
 @pytest.mark.parametrize("likelihood", ["categorical", "gaussian"])
