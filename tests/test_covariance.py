@@ -7,7 +7,7 @@ import torch
 from small_problems import critical_value
 from torch import Tensor
 
-from bayesify.covariance import Covariance, Diagonal, Full, Kronecker, LowRank, PerOutput
+from bayesify.covariance import Covariance, Diagonal, Full, Kronecker, LowRank, PerOutput, Spiked
 from bayesify.posterior.gaussian import COVARIANCES
 
 P = 9
@@ -33,9 +33,12 @@ def examples() -> dict[str, tuple[Covariance, Tensor]]:
     bases = torch.randn(3, 3, 3, generator=rng, dtype=torch.float64)
     rows = torch.block_diag(*(basis * value.sqrt() for basis, value in zip(bases, positive.reshape(3, 3), strict=True)))
     rows = permutation.mT @ rows
+    vectors, rest = rotation(P, rng)[:, :2], torch.tensor([0.7], dtype=torch.float64)
+    spiked = 0.7 * torch.eye(P, dtype=torch.float64) + (vectors * (positive[:2] - 0.7)) @ vectors.mT
     return {
         "diagonal": (Diagonal(positive), torch.diag(positive)),
         "low_rank": (LowRank(positive, tall), torch.diag(positive) + tall @ tall.mT),
+        "spiked": (Spiked(scale, vectors, positive[:2], rest), scale[:, None] * spiked * scale),
         "full": (Full(square), square @ square.mT),
         "kronecker": (Kronecker(scale, positive, order, **factors), root @ root.mT),
         "per_output": (PerOutput(order, positive.reshape(3, 3), bases), rows @ rows.mT),

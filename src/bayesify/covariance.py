@@ -150,6 +150,46 @@ class Full(Covariance):
         return {"root": self.root}
 
 
+class Spiked(Covariance):
+    """Σ = D (rest · I + V diag(eigenvariance − rest) Vᵀ) D with D = diag(scale) and orthonormal V (P, R).
+
+    Args:
+        scale: (P,).
+        vectors: V.
+        eigenvariance: (R,) along V.
+        rest: (1,) in all other directions.
+    """
+
+    name = "spiked"
+
+    def __init__(self, scale: Tensor, vectors: Tensor, eigenvariance: Tensor, rest: Tensor) -> None:
+        self.scale, self.vectors, self.eigenvariance, self.rest = scale, vectors, eigenvariance, rest
+
+    def white(self, num_samples: int, rng: torch.Generator) -> Tensor:  # noqa: D102
+        return _normal((num_samples, len(self.scale)), self.scale, rng)
+
+    def coloured(self, white: Tensor) -> Tensor:  # noqa: D102
+        change = self.eigenvariance.sqrt() - self.rest.sqrt()
+        return self.scale * (self.rest.sqrt() * white + ((white @ self.vectors) * change) @ self.vectors.mT)
+
+    def blocks(self, matrices: Sequence[Matrix]) -> list[Block] | None:  # noqa: D102
+        del matrices
+        return None
+
+    def variance(self) -> Tensor:  # noqa: D102
+        change = self.vectors.square() @ (self.eigenvariance - self.rest)
+        return self.scale.square() * (self.rest + change)
+
+    def project(self, jacobian: Tensor) -> Tensor:  # noqa: D102
+        scaled = jacobian * self.scale
+        along = scaled @ self.vectors
+        return self.rest * scaled @ scaled.mT + (along * (self.eigenvariance - self.rest)) @ along.mT
+
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        own = {"scale": self.scale, "vectors": self.vectors}
+        return own | {"eigenvariance": self.eigenvariance, "rest": self.rest}
+
+
 class KroneckerBasis:
     """An orthogonal Q (P, P): after reordering, a block L ⊗ R for every layer, then the identity.
 

@@ -39,6 +39,7 @@ class _Mixture:
     parameters: Tensor  # (S, L)
     output_variance: Tensor | None = None  # (S, B, C): Gaussian uncertainty of the outputs left in closed form
     joint: Callable[[Tensor], Tensor] | None = None  # closed-form joint log density of real targets (B, D)
+    drawn: Callable[[], "Predictive"] | None = None  # functions behind class probabilities in closed form
     temperature: float = 1.0  # calibration: classification logits are divided, regression spread multiplied
     loc: float = 0.0  # y = loc + scale · (what the network models)
     scale: float = 1.0
@@ -115,12 +116,14 @@ class Predictive(Distribution):
             values = torch.stack([j(targets) for j in joints if j is not None])
             return torch.logsumexp(values, 0) - math.log(len(parts))
 
+        drawn = [part._m.drawn for part in parts]
         closed = all(v is not None for v in variances)
         return first._changed(
             outputs=torch.cat([part._m.outputs for part in parts]),
             parameters=torch.cat([part._m.parameters for part in parts]),
             output_variance=torch.cat([v for v in variances if v is not None]) if closed else None,
             joint=joint if all(j is not None for j in joints) else None,
+            drawn=None if None in drawn else lambda: Predictive.pooled([d() for d in drawn if d is not None]),
         )
 
     # ---- classification ------------------------------------------------------------------------------------------
@@ -209,6 +212,8 @@ class Predictive(Distribution):
     @property
     def epistemic(self) -> Tensor:
         """Mutual information of y and θ in nats, or the variance of the draws' means."""
+        if self._m.drawn is not None:
+            return self._m.drawn().epistemic
         if self.kind == "classification":
             log_probs = self._draw_log_probs
             pooled = torch.logsumexp(log_probs, 0) - math.log(self.num_draws)
@@ -224,6 +229,8 @@ class Predictive(Distribution):
     @property
     def aleatoric(self) -> Tensor:
         """Expected entropy of the draws in nats, or the mean of their variances."""
+        if self._m.drawn is not None:
+            return self._m.drawn().aleatoric
         if self.kind == "classification":
             return _entropy(self._draw_log_probs).mean(0)
         m = self._m
@@ -278,6 +285,8 @@ class Predictive(Distribution):
 
         Calibration acts on each draw's logits here: a joint of pooled marginals would lose the dependence.
         """
+        if self._m.drawn is not None:
+            return self._m.drawn().calibrated(self._m.temperature).joint_log_prob(value)
         targets = self._targets(value)
         m = self._m
         if m.joint is not None and self.kind == "regression":
@@ -352,7 +361,7 @@ class Predictive(Distribution):
         return value.reshape(*sample_shape, *value.shape[1:])
 
 
-_OPTIONS = ("output_variance", "joint", "temperature", "loc", "scale")
+_OPTIONS = ("output_variance", "joint", "drawn", "temperature", "loc", "scale")
 
 
 def _entropy(log_probs: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from linear_cases import NOISE, N, P, data, mode
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -21,16 +22,6 @@ from bayesify.curvature.evidence import (
     untuned,
 )
 from bayesify.curvature.noise import Residuals
-
-N, P = 40, 4
-NOISE = 0.6
-
-
-def data() -> tuple[Tensor, Tensor]:
-    rng = torch.Generator().manual_seed(8)
-    design = torch.randn(N, P, generator=rng, dtype=torch.float64)
-    weights = torch.tensor([1.0, -0.5, 0.0, 2.0], dtype=torch.float64)
-    return design, design @ weights + 0.8 * torch.randn(N, generator=rng, dtype=torch.float64)
 
 
 def exact(log_alpha: float, log_noise: float) -> float:
@@ -52,12 +43,6 @@ def quadratic(position: Tensor, noise_is_learned: bool = True) -> Quadratic:
     found = Residuals(N, squares, -20.0) if noise_is_learned else Residuals()
     log_likelihood = torch.tensor(-0.5 * squares - constant, dtype=torch.float64)
     return Quadratic(log_likelihood, values, vectors.mT @ position, vectors.mT @ design.mT @ residual / NOISE**2, found)
-
-
-def mode() -> Tensor:
-    design, targets = data()
-    precision = design.mT @ design / NOISE**2 + torch.eye(P, dtype=torch.float64)
-    return torch.linalg.solve(precision, design.mT @ targets / NOISE**2)
 
 
 def scalar(value: float) -> Tensor:

@@ -390,13 +390,23 @@ def test_losses_are_refused_before_training() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"structure": "dense"}, r"Laplace\(structure='dense'\): structure must be one of kron, diag, full"),
-        ({"prior_precision": "marglik"}, "must be 'evidence', 'fixed' or a positive number"),
-        ({"prior_precision": -1.0}, "must be 'evidence', 'fixed' or a positive number"),
-        ({"prior_precision": True}, "must be 'evidence', 'fixed' or a positive number"),
+        (
+            {"structure": "dense"},
+            r"Laplace\(structure='dense'\): structure must be one of kron, ekfac, diag, low_rank, full, per_output",
+        ),
+        ({"prior_precision": "marglik"}, "must be evidence, layerwise, diagonal, fixed or a positive number"),
+        ({"prior_precision": -1.0}, "must be evidence, layerwise, diagonal, fixed or a positive number"),
+        ({"prior_precision": True}, "must be evidence, layerwise, diagonal, fixed or a positive number"),
         ({"learning_rate": 0.0}, "learning_rate must be a positive number"),
         ({"fisher_samples": 0}, "fisher_samples must be a positive number"),
         ({"epochs": -1}, "epochs must be a positive number"),
+        ({"evidence_epochs": 0}, "evidence_epochs must be a positive number"),
+        ({"evidence_epochs": 5, "prior_precision": "fixed"}, "evidence_epochs must be None unless"),
+        ({"prior_precision": "diagonal"}, "must be 'layerwise' where curvature is by layer"),
+        ({"curvature": "hessian"}, "curvature must be one of ggn, mc_fisher, empirical_fisher"),
+        ({"predictive": "mc"}, "predictive must be one of sampled, probit"),
+        ({"predictive": "probit", "linearised": False}, "predictive must be 'sampled' unless linearised"),
+        ({"rank": 0}, "rank must be a positive number"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils.flop_counter import FlopCounterMode
 
-from bayesify.curvature.fisher import Vectors, cotangents_of, draw_directions
+from bayesify.curvature.fisher import Rows, Vectors, chunk_directions, cotangents_of
 from bayesify.curvature.jacobian import rows_per_chunk
 from bayesify.curvature.layers import Layers, hooked, joined_inputs, joined_outputs
 from bayesify.data import Data
@@ -108,8 +108,9 @@ def for_each_part(
         return cotangents_of(problem.likelihood, vectors, outputs, targets, own, directions)
 
     def run(chunk: Data) -> None:
-        directions = draw_directions(vectors, chunk.num_examples, weights, rng)
         part = forward(problem.network, layers, weights, buffers, chunk.inputs, vectors.gradient)
+        rows = Rows(chunk.num_examples, weights, rng)
+        directions = chunk_directions(problem.likelihood, vectors, own, rows, part.outputs.detach)
         consume(Part(part, *vmap(cotangents)(part.outputs.detach(), chunk.targets, directions)))
 
     flops_per_row = None
@@ -128,3 +129,16 @@ def for_each_part(
             problem.meter.gradient(chunk.num_examples * vectors.per_example, flops)
         else:
             problem.meter.forward(chunk.num_examples, flops)
+
+
+def chunk_of_directions(
+    problem: Problem, theta: Tensor, buffers: Buffers, vectors: Vectors, chunk: Data, rng: torch.Generator
+) -> Tensor:
+    """As `chunk_directions`, for those who have no outputs yet: where targets are drawn, a metered forward pass."""
+
+    def outputs() -> Tensor:
+        own = {name: value[None] for name, value in buffers.items()}
+        return problem.outputs(theta[None], chunk.inputs, own)[0]
+
+    rows = Rows(chunk.num_examples, theta, rng)
+    return chunk_directions(problem.likelihood, vectors, problem.model.split(theta)[1], rows, outputs)

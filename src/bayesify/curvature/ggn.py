@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from bayesify.curvature.factored import SINGLE, Part, for_each_part
-from bayesify.curvature.fisher import Vectors, cotangents_of, draw_directions
+from bayesify.curvature.factored import SINGLE, Part, chunk_of_directions, for_each_part
+from bayesify.curvature.fisher import Vectors, cotangents_of
 from bayesify.curvature.jacobian import as_batch, rows_per_chunk
 from bayesify.curvature.layers import Layers, find_layers
 from bayesify.curvature.spectrum import DiagonalSpectrum, FullSpectrum, Spectrum, eigen
@@ -64,7 +64,7 @@ def expand_diagonal(
     if found.batched and problem.way not in SINGLE:
         sums = _add_up(problem, found, theta, buffers, vectors, rng, total)
         return sums.expansion(DiagonalSpectrum(total * scale.double().square()), vectors)
-    for part in _rows(problem, theta, buffers, vectors, rng):
+    for part in rows_of(problem, theta, buffers, vectors, rng):
         total += part.rows[:, : vectors.num_fisher].double().square().sum((0, 1))
         sums = sums.plus(part, vectors)
     return sums.expansion(DiagonalSpectrum(total * scale.double().square()), vectors)
@@ -76,7 +76,7 @@ def expand_full(
     """All of H, (P_network, P_network) numbers. Arguments as in `expand_diagonal`."""
     total = theta.new_zeros(len(scale), len(scale), dtype=torch.float64)
     sums = Sums.zero(total[0])
-    for part in _rows(problem, theta, buffers, vectors, rng):
+    for part in rows_of(problem, theta, buffers, vectors, rng):
         rows = part.rows[:, : vectors.num_fisher].double().flatten(0, 1) * scale.double()
         total.addmm_(rows.mT, rows)
         sums = sums.plus(part, vectors)
@@ -138,13 +138,14 @@ class Sums(NamedTuple):
         return Expansion(self.log_likelihood, self.gradient if vectors.gradient else None, spectrum)
 
 
-def _rows(
+def rows_of(
     problem: Problem, theta: Tensor, buffers: Buffers, vectors: Vectors, rng: torch.Generator
 ) -> Iterator[Pulled]:
+    """The vector–Jacobian products of all data, a chunk at a time. Arguments as in `expand_diagonal`."""
     network, own = problem.model.split(theta)
     batched = Vectorised(partial(_one_example, problem, vectors), gradient=False, way=problem.way)
     for chunk in problem.data.chunks(rows_per_chunk(vectors.per_example * len(network))):
-        directions = draw_directions(vectors, chunk.num_examples, network, rng)
+        directions = chunk_of_directions(problem, theta, buffers, vectors, chunk, rng)
         evaluated = batched((None, None, None, 0), directions, network, own, buffers, chunk)
         problem.meter.gradient(chunk.num_examples * vectors.per_example, evaluated.flops)
         yield Pulled(*evaluated.result)

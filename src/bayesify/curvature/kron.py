@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.func import vjp
 
 from bayesify.covariance import KroneckerBasis
-from bayesify.curvature.factored import SINGLE, Part, for_each_part
-from bayesify.curvature.fisher import Vectors, cotangents_of, draw_directions
+from bayesify.curvature.factored import SINGLE, Part, chunk_of_directions, for_each_part
+from bayesify.curvature.fisher import Vectors, cotangents_of
 from bayesify.curvature.ggn import Expansion
 from bayesify.curvature.jacobian import as_batch, rows_per_chunk
 from bayesify.curvature.layers import Layer, Layers, find_layers, hooked, joined_inputs, joined_outputs
@@ -131,7 +131,7 @@ def _by_example(
     batched = Vectorised(partial(_one_example, problem, vectors, found), gradient=False, way=problem.way)
     elements = vectors.per_example * (len(found.others) + sum(layer.elements for layer in found.layers))
     for chunk in problem.data.chunks(rows_per_chunk(elements)):
-        directions = draw_directions(vectors, chunk.num_examples, network, rng)
+        directions = chunk_of_directions(problem, theta, buffers, vectors, chunk, rng)
         evaluated = batched((None, None, None, 0), directions, network, own, buffers, chunk)
         problem.meter.gradient(chunk.num_examples * vectors.per_example, evaluated.flops)
         part = Pulled(*evaluated.result)

@@ -176,15 +176,23 @@ class Posterior(ABC):
         return self.record.log_evidence
 
     def update(self, data: Any) -> "Posterior":
-        """Conditions on more data without refitting, where the method can.
+        """Conditions on more data without refitting, where the method can: Laplace, for its linearised functions.
+
+        Exact for them under Gaussian noise, with full curvature; otherwise an approximation
+        (`bayesify.posterior.updating`). Prior, noise and features stay as they were fitted.
+
+        Args:
+            data: in any form `fit` takes.
+
+        Returns:
+            A new posterior; this one stays as it is.
 
         Raises:
             UnsupportedError: it cannot; refit on all data.
         """
-        del data
-        raise UnsupportedError(
-            f"{self.record.method or self.form} cannot be updated: call fit on the old and new data."
-        )
+        from bayesify.posterior.updating import update
+
+        return update(self, data)
 
     def save(self, path: str | Path) -> None:
         """Writes one file of tensors and JSON; reading it back runs no code."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesify.covariance import Covariance, Diagonal, Full, Kronecker, LowRank, PerOutput
+from bayesify.covariance import Covariance, Diagonal, Full, Kronecker, LowRank, PerOutput, Spiked
 from bayesify.model.model import Model
 from bayesify.model.network import Buffers
 from bayesify.posterior.base import (
@@ -23,7 +23,9 @@ from bayesify.predictive import Predictive
 DEFAULT_SAMPLES = 30
 """Draws per prediction: where published curves of log likelihood against samples flatten (Maddox et al. 2019)."""
 
-COVARIANCES: dict[str, type[Covariance]] = {kind.name: kind for kind in (Diagonal, LowRank, Full, Kronecker, PerOutput)}
+COVARIANCES: dict[str, type[Covariance]] = {
+    kind.name: kind for kind in (Diagonal, LowRank, Full, Kronecker, PerOutput, Spiked)
+}
 
 
 class Gaussian(Posterior):

@@ -2,9 +2,12 @@
 
     f_lin(x; θ) = f(x; μ) + J(x) (θ − μ),      θ ~ N(μ, Σ).                                                      (1)
 
+After `update` the Gaussian's mean is μ + shift, while the functions stay linearised at μ: for them it is conjugate.
+
 The Gauss–Newton matrix is the curvature of (1), not of the network: predicting with (1) keeps the two consistent, where
 plugging samples of θ into the network may leave the region in which Σ means anything. Under Gaussian noise the
 predictive and its joint density are closed forms; otherwise S functions are drawn, each one θ used for all inputs.
+For classes "probit" is a closed form too (`_probit`).
 Cost per example: C vector–Jacobian products in closed form, S Jacobian–vector products otherwise. Where Σ is diagonal
 or Kronecker-factored and layers hold all parameters, both go through `curvature.functions`: C backward passes of the
 batch, none if only the last layer is uncertain, and no Jacobian. Memory: a chunk of rows and of draws.
@@ -29,6 +32,7 @@ from bayesify.data import chunk_inputs, num_rows
 from bayesify.engine.rng import generator
 from bayesify.engine.vectorise import Vectorised
 from bayesify.errors import UnsupportedError
+from bayesify.model.likelihoods import Bernoulli
 from bayesify.model.likelihoods import Gaussian as GaussianLikelihood
 from bayesify.model.model import Model
 from bayesify.model.network import Buffers, Mode
@@ -38,6 +42,9 @@ from bayesify.predictive import Predictive
 
 DEFAULT_SAMPLES = 100
 """Function draws per prediction: they cost no forward pass through new weights, so more than for sampled weights."""
+
+SAMPLED, PROBIT = PREDICTIVES = ("sampled", "probit")
+"""How class probabilities are predicted."""
 
 MAX_JOINT = 2**14
 """Outputs (examples × targets) whose joint density is formed: a covariance of 2 GB."""
@@ -66,12 +73,17 @@ class Linearised(Posterior):
         covariance: Covariance,
         buffers: Buffers | None = None,
         num_samples: int = DEFAULT_SAMPLES,
+        predictive: str = SAMPLED,
+        shift: Tensor | None = None,
     ) -> None:
         Posterior.__init__(self, model)
         self.mean = mean
         self.covariance = covariance
         self.buffers = model.network.buffers(1) if buffers is None else buffers
         self.num_samples = num_samples
+        self.predictive = predictive
+        self.shift = shift
+        """How far the Gaussian's mean is from where the network is linearised, (P_network,); None is nowhere."""
         self._jacobian = Jacobian(model)
         self._found: list[_Factored | None] = []
 
@@ -84,6 +96,8 @@ class Linearised(Posterior):
     def _at(self, num_samples: int, rng: torch.Generator) -> Particles:
         theta = self.mean.repeat(num_samples, 1)
         size, start = self.model.network.layout.num_parameters, 0
+        if self.shift is not None:
+            theta[:, :size] += self.shift
         for white in self._white(num_samples, rng):
             theta[start : start + len(white), :size] += self.covariance.coloured(white)
             start += len(white)
@@ -98,7 +112,14 @@ class Linearised(Posterior):
     def _predict(self, inputs: Any, num_samples: int | None, seed: int) -> Predictive:
         if isinstance(self.model.likelihood, GaussianLikelihood):
             return self._closed_form(inputs)
-        return Predictive(self.model.likelihood, *self._functions(inputs, num_samples, seed))
+
+        def sampled() -> Predictive:
+            return Predictive(self.model.likelihood, *self._functions(inputs, num_samples, seed))
+
+        if self.predictive == PROBIT and self.model.likelihood.kind == "classification":
+            logits, own = self._probit(inputs), self.model.split(self.mean)[1]
+            return Predictive(self.model.likelihood, logits[None], own[None], drawn=sampled)
+        return sampled()
 
     def _functions(self, inputs: Any, num_samples: int | None, seed: int) -> Functions:
         count = self.num_samples if num_samples is None else num_samples
@@ -111,20 +132,23 @@ class Linearised(Posterior):
         return lambda inputs: self._linear_functions(white, inputs)[0]
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
-        return gaussian_tensors(self.mean, self.covariance, self.buffers)
+        parts = gaussian_tensors(self.mean, self.covariance, self.buffers)
+        return parts if self.shift is None else parts | {"shift": self.shift}
 
     def settings(self) -> dict[str, Any]:  # noqa: D102
-        return {"covariance": self.covariance.name, "num_samples": self.num_samples}
+        return {"covariance": self.covariance.name, "num_samples": self.num_samples, "predictive": self.predictive}
 
     @staticmethod
     def restored(model: Model, tensors: dict[str, Tensor], settings: dict[str, Any]) -> "Linearised":
         """The inverse of `tensors` and `settings`."""
-        return Linearised(model, *gaussian_restored(tensors, settings), num_samples=settings["num_samples"])
+        own = gaussian_restored(tensors, settings)
+        shift = tensors.get("shift")
+        return Linearised(model, *own, settings["num_samples"], settings.get("predictive", SAMPLED), shift)
 
     # ---- closed form ---------------------------------------------------------------------------------------------
 
     def _closed_form(self, inputs: Any) -> Predictive:
-        outputs = self.model.outputs(self.mean[None], inputs, self.buffers)
+        outputs = self.means(inputs)[None]
         own = self.model.split(self.mean)[1]
         return Predictive(
             self.model.likelihood,
@@ -133,6 +157,30 @@ class Linearised(Posterior):
             output_variance=self._variances(inputs, outputs.shape[-1])[None],
             joint=lambda targets: self._joint(inputs, outputs[0], targets),
         )
+
+    def _probit(self, inputs: Any) -> Tensor:
+        """Outputs (B, C) whose class probabilities stand for E[p(y | f)] with f ~ N(m, V), V = J Σ Jᵀ.
+
+        For two classes σ(m / √(1 + π v / 8)) with v the variance of the log odds (MacKay 1992). For more of them (Lu,
+        Ie & Sha 2020, "mean field 2"), p_k ∝ 1 / Σ_c exp(−(m_k − m_c) / √(1 + π v_kc / 8)) with v_kc the variance of
+        a difference of two outputs: the same for two, and blind, as softmax is, to what all outputs have in common.
+        """
+        means = self.means(inputs)
+        if isinstance(self.model.likelihood, Bernoulli):
+            return means / (1 + math.pi / 8 * self._variances(inputs, 1)).sqrt()
+        rows = self._jacobians(inputs, means.shape[-1])
+        covariance = torch.cat([self.covariance.project(part) for part in rows])
+        own = covariance.diagonal(dim1=-2, dim2=-1)
+        spread = (own[:, :, None] + own[:, None, :] - 2 * covariance).clamp_min(0)  # (B, C, C) of differences
+        difference = means[:, :, None] - means[:, None, :]
+        return -torch.logsumexp(-difference / (1 + math.pi / 8 * spread).sqrt(), dim=-1)
+
+    def means(self, inputs: Any, change: Tensor | None = None) -> Tensor:
+        """The mean function's values (B, C) at inputs on the device, its parameters moved by `change` (P_network,)."""
+        moves = [move for move in (self.shift, change) if move is not None]
+        if not moves:
+            return self.model.outputs(self.mean[None], inputs, self.buffers)[0]
+        return self._tangents(torch.stack(moves).sum(0)[None], inputs)[0]
 
     def _variances(self, inputs: Any, num_outputs: int) -> Tensor:
         """The diagonal of J Σ Jᵀ for every row, (B, C)."""
@@ -226,9 +274,11 @@ class Linearised(Posterior):
                 parts = []
                 for chunk in chunk_inputs(inputs, rows_per_chunk(elements_per_row(layers, num_outputs, len(white)))):
                     point = forward(self.model.network, layers, network, buffers, chunk)
-                    parts.append(changes(point, blocks, white) + point.outputs.detach())
+                    middle = point.outputs.detach() if self.shift is None else self.means(chunk)
+                    parts.append(changes(point, blocks, white) + middle)
                 return torch.cat(parts, dim=1)
-        return self._tangents(self.covariance.coloured(white), inputs)
+        change = self.covariance.coloured(white)
+        return self._tangents(change if self.shift is None else change + self.shift, inputs)
 
     def _num_outputs(self, inputs: Any) -> int:
         network, buffers = self._network_and_buffers()
