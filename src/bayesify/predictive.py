@@ -38,7 +38,7 @@ class _Mixture:
     outputs: Tensor  # (S, B, C)
     parameters: Tensor  # (S, L)
     output_variance: Tensor | None = None  # (S, B, C): Gaussian uncertainty of the outputs left in closed form
-    joint: Callable[[Tensor], Tensor] | None = None  # closed-form joint log density of real targets (B, D)
+    joint: Callable[[Tensor, Tensor], Tensor] | None = None  # closed form: real targets (B, D), blocks (M, τ) → (M,)
     temperature: float = 1.0  # calibration: classification logits are divided, regression spread multiplied
     loc: float = 0.0  # y = loc + scale · (what the network models)
     scale: float = 1.0
@@ -103,16 +103,26 @@ class Predictive(Distribution):
 
     @staticmethod
     def pooled(parts: list["Predictive"]) -> "Predictive":
-        """An equal mixture of predictives of the same examples, however many draws each has."""
+        """An equal mixture of predictives of the same examples, of equally many draws.
+
+        Raises:
+            DataError: the numbers of draws differ.
+            UnsupportedError: they are calibrated differently.
+        """
         first = parts[0]
         counts = {part.num_draws for part in parts}
         if len(counts) > 1:
             raise DataError(f"predictives with different numbers of draws {sorted(counts)} cannot be pooled equally.")
+        if len({(part._m.temperature, part._m.loc, part._m.scale) for part in parts}) > 1:
+            raise UnsupportedError(
+                "predictives at different temperatures or in different units cannot be pooled: calibrate the mixture "
+                "and not its parts, as temperature_scaled(multi(METHOD, 5)) does."
+            )
         variances = [part._m.output_variance for part in parts]
         joints = [part._m.joint for part in parts]
 
-        def joint(targets: Tensor) -> Tensor:
-            values = torch.stack([j(targets) for j in joints if j is not None])
+        def joint(targets: Tensor, blocks: Tensor) -> Tensor:
+            values = torch.stack([j(targets, blocks) for j in joints if j is not None])
             return torch.logsumexp(values, 0) - math.log(len(parts))
 
         closed = all(v is not None for v in variances)
@@ -273,17 +283,51 @@ class Predictive(Distribution):
         """Log p(y | x, θ) of every draw and example, (S, B): what leave-one-out cross-validation starts from."""
         return self._component_log_prob(self._targets(value))
 
-    def joint_log_prob(self, value: Any) -> Tensor:
-        """Log p(y₁, …, y_B | x₁, …, x_B, D): the draws are whole functions, so dependence between examples counts.
+    def joint_log_prob(self, value: Any, blocks: Any = None) -> Tensor:
+        """Log (1/S) Σ_s Π_t p_s(y_t | x_t): the draws are whole functions, so dependence between examples counts.
 
-        Calibration acts on each draw's logits here: a joint of pooled marginals would lose the dependence.
+        In log space and float64. With S draws of a larger posterior it is too low on average, by about the relative
+        variance of Π_t p_s over 2 S, more for longer blocks; closed forms, and ensembles (S members by definition), are
+        not biased. Temperature scaling acts on each draw's logits: a joint of pooled marginals has no dependence.
+
+        Args:
+            value: targets of all B examples.
+            blocks: numbers (M, τ) of the examples that belong together, where an example may come repeatedly, from
+                `metrics.dyadic_blocks` or `random_blocks`; None takes all B together.
+
+        Returns:
+            (M,), or () for all together.
         """
         targets = self._targets(value)
+        chosen = self._blocks(blocks)
         m = self._m
         if m.joint is not None and self.kind == "regression":
             columns = targets.unsqueeze(-1) if targets.dim() == 1 else targets
-            return m.joint(self._to_standard(columns)) - columns.numel() * math.log(m.scale * m.temperature)
-        return torch.logsumexp(self._component_log_prob(targets).sum(-1), 0) - math.log(self.num_draws)
+            jacobian = chosen.shape[1] * columns.shape[-1] * math.log(m.scale * m.temperature)
+            joint = m.joint(self._to_standard(columns), chosen) - jacobian
+        else:
+            each = self._component_log_prob(targets).double()  # (S, B)
+            total = sum((each[:, column] for column in chosen.T[1:]), start=each[:, chosen[:, 0]])  # (S, M)
+            joint = (torch.logsumexp(total, 0) - math.log(self.num_draws)).to(m.outputs)
+        return joint[0] if blocks is None else joint
+
+    def _blocks(self, blocks: Any) -> Tensor:
+        count, device = self.batch_shape[0], self._m.outputs.device
+        if blocks is None:
+            return torch.arange(count, device=device)[None]
+        found = torch.as_tensor(blocks, device=device)
+        if (
+            found.dim() != 2
+            or found.is_floating_point()
+            or not found.numel()
+            or found.min() < 0
+            or found.max() >= count
+        ):
+            raise DataError(
+                f"blocks of shape {tuple(found.shape)} and type {found.dtype} are not (M, τ) numbers of the {count} "
+                f"examples, from 0 to {count - 1}: take them from metrics.dyadic_blocks."
+            )
+        return found.long()
 
     def cdf(self, value: Any) -> Tensor:
         """P(y ≤ value), shaped like the mean; `value` is broadcast against it."""
