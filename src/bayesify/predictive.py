@@ -103,12 +103,7 @@ class Predictive(Distribution):
 
     @staticmethod
     def pooled(parts: list["Predictive"]) -> "Predictive":
-        """An equal mixture of predictives of the same examples, of equally many draws.
-
-        Raises:
-            DataError: the numbers of draws differ.
-            UnsupportedError: they are calibrated differently.
-        """
+        """An equal mixture of predictives of the same examples, of equally many draws and one calibration."""
         first = parts[0]
         counts = {part.num_draws for part in parts}
         if len(counts) > 1:
