@@ -302,7 +302,10 @@ class Predictive(Distribution):
             joint = m.joint(self._to_standard(columns), chosen) - jacobian
         else:
             each = self._component_log_prob(targets).double()  # (S, B)
-            total = sum((each[:, column] for column in chosen.T[1:]), start=each[:, chosen[:, 0]])  # (S, M)
+            if blocks is None:
+                total = each.sum(1, keepdim=True)
+            else:  # column by column, (S, M): gathering all at once would take S M τ numbers
+                total = sum((each[:, rows] for rows in chosen.T[1:]), start=each[:, chosen[:, 0]])
             joint = (torch.logsumexp(total, 0) - math.log(self.num_draws)).to(m.outputs)
         return joint[0] if blocks is None else joint
 
@@ -311,13 +314,8 @@ class Predictive(Distribution):
         if blocks is None:
             return torch.arange(count, device=device)[None]
         found = torch.as_tensor(blocks, device=device)
-        if (
-            found.dim() != 2
-            or found.is_floating_point()
-            or not found.numel()
-            or found.min() < 0
-            or found.max() >= count
-        ):
+        is_index = found.dim() == 2 and found.numel() > 0 and not found.is_floating_point()
+        if not is_index or found.min() < 0 or found.max() >= count:
             raise DataError(
                 f"blocks of shape {tuple(found.shape)} and type {found.dtype} are not (M, τ) numbers of the {count} "
                 f"examples, from 0 to {count - 1}: take them from metrics.dyadic_blocks."
