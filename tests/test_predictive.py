@@ -284,7 +284,7 @@ def test_a_closed_form_joint_is_used() -> None:
         torch.zeros(1, B, 1, dtype=torch.float64),
         own(0)[:1],
         output_variance=torch.full((1, B, 1), 0.9 - 0.01, dtype=torch.float64),
-        joint=lambda targets: normal.log_prob(targets[:, 0]),
+        joint=lambda targets, blocks: normal.log_prob(targets[blocks[0], 0])[None],
     )
     y = torch.linspace(-1, 1, B).double()
     torch.testing.assert_close(predictive.joint_log_prob(y), normal.log_prob(y))
@@ -369,7 +369,7 @@ def test_pooling_keeps_closed_forms() -> None:
             torch.full((1, B, 1), shift).double(),
             own(0)[:1],
             output_variance=torch.full((1, B, 1), 0.64).double(),
-            joint=lambda targets: normal.log_prob(targets[:, 0]),
+            joint=lambda targets, blocks: normal.log_prob(targets[blocks[0], 0])[None],
         )
 
     pooled = Predictive.pooled([part(0.0), part(2.0)])

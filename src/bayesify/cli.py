@@ -7,11 +7,21 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from bayesify.terminal.arguments import (
+    default_problems,
+    epochs_of,
+    given_problems,
+    methods_of,
+    minutes_of,
+    multiples_of,
+    names_of,
+)
 
 app = typer.Typer(
     name="bayesify",
@@ -59,20 +69,20 @@ def compare(
     from bayesify.datasets import make_task
     from bayesify.terminal.display import display
 
-    prepared = make_task(data, target, task, _names(drop))
+    prepared = make_task(data, target, task, names_of(drop))
     with _keeping_what_finished(), display(quiet=as_json) as watch:
         watch.task(prepared)
         result = run_comparison(
             model,
             prepared,
-            methods=_methods(methods),
+            methods=methods_of(methods),
             control=control,
             splits=splits,
             seeds=seeds,
             group=group,
             time=time,
-            epochs=_epochs(budget),
-            budgets=_multiples(budgets),
+            epochs=epochs_of(budget),
+            budgets=multiples_of(budgets),
             tune=tune,
             likelihood=likelihood,
             margin=margin,
@@ -148,7 +158,7 @@ def check(
     from bayesify.exactness.sbc import FULL, QUICK
 
     chosen = simulations if simulations is not None else FULL if full else QUICK
-    given = _given_problems(references) if references is not None else _default_problems() if full else []
+    given = given_problems(references) if references is not None else default_problems() if full else []
     found = check_method(method, seed=seed, simulations=chosen, references=given)
     _print_json(found.as_dict()) if as_json else typer.echo(str(found))
     if not found.passed:
@@ -184,7 +194,7 @@ def reference(
     with _keeping_what_finished(), display(quiet=as_json) as shown:
         shown.task(prepared)
         found = make_reference(
-            prepared, setup, budget=_minutes(minutes), folder=out, progress=shown.fraction, watch=shown.stage
+            prepared, setup, budget=minutes_of(minutes), folder=out, progress=shown.fraction, watch=shown.stage
         )
     _print_json(found.as_dict()) if as_json else print_reference(found)
 
@@ -222,9 +232,9 @@ def fidelity(
 
     prepared, chosen, multiples, epochs = (
         make_task(data, target, task),
-        _methods(methods),
-        _multiples(budgets),
-        _epochs(budget),
+        methods_of(methods),
+        multiples_of(budgets),
+        epochs_of(budget),
     )
     fidelity_field(chosen)  # a misspelt name fails before minutes of sampling
     setup = parsed_setup(
@@ -233,12 +243,39 @@ def fidelity(
     with _keeping_what_finished(), display(quiet=as_json) as shown:
         shown.task(prepared)
         made = make_reference(
-            prepared, setup, budget=_minutes(minutes), folder=out, progress=shown.fraction, watch=shown.stage
+            prepared, setup, budget=minutes_of(minutes), folder=out, progress=shown.fraction, watch=shown.stage
         )
         found = measure_fidelity(
             prepared, made, chosen, multiples=multiples, seeds=seeds, epochs=epochs, watch=shown.watch
         )
     _print_json(found) if as_json else print_fidelity(found)
+
+
+@app.command("testbed")
+def neural_testbed(
+    methods: Annotated[str | None, typer.Option(help='E.g. "map, multi(laplace, 3), hmc".')] = None,
+    control: Annotated[str | None, typer.Option(help="What all are compared to; deep_ensemble by default.")] = None,
+    problems: Annotated[str | None, typer.Option(help="Names or patterns, e.g. '2-*, 10-1-0.1-0'; all 36.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Epochs of each of an ensemble's 10 members, e.g. 100; sized to the data.")
+    ] = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """How near marginal and joint predictions come to known truths, on 36 small problems."""
+    from bayesify.arena.testbed import measure_testbed
+    from bayesify.terminal.testbed import display, print_testbed
+
+    with _keeping_what_finished(), display(quiet=as_json) as watch:
+        found = measure_testbed(
+            methods_of(methods),
+            control=control,
+            problems=names_of(problems) or None,
+            epochs=epochs_of(budget),
+            out=out,
+            watch=watch,
+        )
+    _print_json(found) if as_json else print_testbed(found)
 
 
 @app.command()
@@ -300,87 +337,3 @@ def _print_json(value: Any) -> None:
     from bayesify.arena.report.plain import strict_json
 
     typer.echo(strict_json(value))
-
-
-def _names(text: str | None) -> list[str]:
-    return [] if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _methods(text: str | None) -> list[str] | None:
-    """Splits at commas outside parentheses: 'swag, multi(swag, 5)' is two methods."""
-    from bayesify.errors import MethodError
-
-    if text is None:
-        return None
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    if depth != 0:
-        raise MethodError(f"--methods {text!r}: the parentheses do not match.")
-    found = [part.strip() for part in parts if part.strip()]
-    if not found:
-        raise MethodError("--methods is empty: name at least one method, or leave the option out for all.")
-    return found
-
-
-def _given_problems(text: str) -> list[Any]:
-    """Real problems of references that are named: NAME is looked up in the cache, NAME=FOLDER is not."""
-    from bayesify.datasets import make_task
-    from bayesify.exactness import problem_of
-    from bayesify.reference import cached_reference, read_reference
-
-    found = []
-    for part in _names(text):
-        name, _, folder = part.partition("=")
-        task = make_task(name)
-        found.append(problem_of(task, read_reference(task, folder) if folder else cached_reference(task)))
-    return found
-
-
-def _default_problems() -> list[Any]:
-    """Those of the default sets that have references; of the others one is told what makes them."""
-    from bayesify.errors import DataError
-    from bayesify.exactness import DEFAULT_SETS
-    from bayesify.reference import cached_folders
-
-    found = []
-    for name in DEFAULT_SETS:
-        with suppress(DataError):  # what is there is unfinished or of other data
-            found += _given_problems(name) if cached_folders(name) else []
-        if not any(problem.name == name for problem in found):
-            typer.echo(f"not compared with long chains on {name}: bayesify reference {name} makes them.", err=True)
-    return found
-
-
-def _epochs(text: str | None) -> float | None:
-    from bayesify.errors import BudgetError
-
-    if text is None:
-        return None
-    number = text.strip().removesuffix("epochs").strip()
-    try:
-        return float(number)
-    except ValueError:
-        raise BudgetError(f"--budget {text!r} is not a number of epochs: write for example --budget 100.") from None
-
-
-def _minutes(minutes: float) -> Any:
-    from bayesify.engine.budget import Budget
-
-    return Budget(seconds=60 * minutes)
-
-
-def _multiples(text: str) -> list[float]:
-    from bayesify.errors import BudgetError
-
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or min(found) <= 0:
-        raise BudgetError(f"--budgets {text!r}: write positive multiples separated by commas, for example 1,4,16.")
-    return found

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal, StudentT
 
 from bayesify.errors import DataError, UnsupportedError
-from bayesify.model.components import cdf_of, mean_of, sample_of, variance_of
+from bayesify.model.components import cdf_of, entropy_of, mean_of, sample_of, variance_of
 from bayesify.model.likelihoods import Gaussian, Likelihood
 
 BISECTIONS = 60
@@ -38,7 +38,7 @@ class _Mixture:
     outputs: Tensor  # (S, B, C)
     parameters: Tensor  # (S, L)
     output_variance: Tensor | None = None  # (S, B, C): Gaussian uncertainty of the outputs left in closed form
-    joint: Callable[[Tensor], Tensor] | None = None  # closed-form joint log density of real targets (B, D)
+    joint: Callable[[Tensor, Tensor], Tensor] | None = None  # closed form: real targets (B, D), blocks (M, τ) → (M,)
     drawn: Callable[[], "Predictive"] | None = None  # functions behind class probabilities in closed form
     temperature: float = 1.0  # calibration: classification logits are divided, regression spread multiplied
     loc: float = 0.0  # y = loc + scale · (what the network models)
@@ -104,16 +104,21 @@ class Predictive(Distribution):
 
     @staticmethod
     def pooled(parts: list["Predictive"]) -> "Predictive":
-        """An equal mixture of predictives of the same examples, however many draws each has."""
+        """An equal mixture of predictives of the same examples, of equally many draws and one calibration."""
         first = parts[0]
         counts = {part.num_draws for part in parts}
         if len(counts) > 1:
             raise DataError(f"predictives with different numbers of draws {sorted(counts)} cannot be pooled equally.")
+        if len({(part._m.temperature, part._m.loc, part._m.scale) for part in parts}) > 1:
+            raise UnsupportedError(
+                "predictives at different temperatures or in different units cannot be pooled: calibrate the mixture "
+                "and not its parts, as temperature_scaled(multi(METHOD, 5)) does."
+            )
         variances = [part._m.output_variance for part in parts]
         joints = [part._m.joint for part in parts]
 
-        def joint(targets: Tensor) -> Tensor:
-            values = torch.stack([j(targets) for j in joints if j is not None])
+        def joint(targets: Tensor, blocks: Tensor) -> Tensor:
+            values = torch.stack([j(targets, blocks) for j in joints if j is not None])
             return torch.logsumexp(values, 0) - math.log(len(parts))
 
         drawn = [part._m.drawn for part in parts]
@@ -217,7 +222,7 @@ class Predictive(Distribution):
         if self.kind == "classification":
             log_probs = self._draw_log_probs
             pooled = torch.logsumexp(log_probs, 0) - math.log(self.num_draws)
-            return (_entropy(pooled) - _entropy(log_probs).mean(0)).clamp_min(0)
+            return (entropy_of(pooled) - entropy_of(log_probs).mean(0)).clamp_min(0)
         if self.kind == "loss":
             return self._shape(self._m.outputs.var(0, unbiased=False))
         m = self._m
@@ -232,14 +237,14 @@ class Predictive(Distribution):
         if self._m.drawn is not None:
             return self._m.drawn().aleatoric
         if self.kind == "classification":
-            return _entropy(self._draw_log_probs).mean(0)
+            return entropy_of(self._draw_log_probs).mean(0)
         m = self._m
         noise = variance_of(m.likelihood.components(m.outputs, m.parameters)).mean(0)
         return self._shape(noise * (m.scale * m.temperature) ** 2)
 
     def entropy(self) -> Tensor:
         """Entropy (B,) of the class probabilities, in nats."""
-        return _entropy(self.logits)
+        return entropy_of(self.logits)
 
     # ---- densities -----------------------------------------------------------------------------------------------
 
@@ -256,9 +261,8 @@ class Predictive(Distribution):
         """(S, B) log densities of each draw, calibrated and in the user's units."""
         m = self._m
         if self.kind == "loss":
-            return torch.stack(
-                [m.likelihood.log_prob(f, targets, p) for f, p in zip(m.outputs, m.parameters, strict=True)]
-            )
+            pairs = zip(m.outputs, m.parameters, strict=True)
+            return torch.stack([m.likelihood.log_prob(f, targets, p) for f, p in pairs])
         if self.kind == "classification":
             log_probs = torch.log_softmax(self._draw_log_probs / m.temperature, -1)
             index = targets.long().expand(self.num_draws, -1).unsqueeze(-1)
@@ -280,19 +284,48 @@ class Predictive(Distribution):
         """Log p(y | x, θ) of every draw and example, (S, B): what leave-one-out cross-validation starts from."""
         return self._component_log_prob(self._targets(value))
 
-    def joint_log_prob(self, value: Any) -> Tensor:
-        """Log p(y₁, …, y_B | x₁, …, x_B, D): the draws are whole functions, so dependence between examples counts.
+    def joint_log_prob(self, value: Any, blocks: Any = None) -> Tensor:
+        """Log (1/S) Σ_s Π_t p_s(y_t | x_t): the draws are whole functions, so dependence between examples counts.
 
-        Calibration acts on each draw's logits here: a joint of pooled marginals would lose the dependence.
+        In log space and float64. With S draws of a larger posterior it is too low on average, by about the relative
+        variance of Π_t p_s over 2 S, more for longer blocks; closed forms, and ensembles (S members by definition), are
+        not biased. Temperature scaling acts on each draw's logits: a joint of pooled marginals has no dependence.
+
+        Args:
+            value: targets of all B examples.
+            blocks: numbers (M, τ) of the examples that belong together, where an example may come repeatedly, from
+                `metrics.dyadic_blocks` or `random_blocks`, (M,) values; None takes all B together, ().
         """
         if self._m.drawn is not None:
-            return self._m.drawn().calibrated(self._m.temperature).joint_log_prob(value)
+            return self._m.drawn().calibrated(self._m.temperature).joint_log_prob(value, blocks)
         targets = self._targets(value)
+        chosen = self._blocks(blocks)
         m = self._m
         if m.joint is not None and self.kind == "regression":
             columns = targets.unsqueeze(-1) if targets.dim() == 1 else targets
-            return m.joint(self._to_standard(columns)) - columns.numel() * math.log(m.scale * m.temperature)
-        return torch.logsumexp(self._component_log_prob(targets).sum(-1), 0) - math.log(self.num_draws)
+            jacobian = chosen.shape[1] * columns.shape[-1] * math.log(m.scale * m.temperature)
+            joint = m.joint(self._to_standard(columns), chosen) - jacobian
+        else:
+            each = self._component_log_prob(targets).double()  # (S, B)
+            if blocks is None:
+                total = each.sum(1, keepdim=True)
+            else:  # column by column, (S, M): gathering all at once would take S M τ numbers
+                total = sum((each[:, rows] for rows in chosen.T[1:]), start=each[:, chosen[:, 0]])
+            joint = (torch.logsumexp(total, 0) - math.log(self.num_draws)).to(m.outputs)
+        return joint[0] if blocks is None else joint
+
+    def _blocks(self, blocks: Any) -> Tensor:
+        count, device = self.batch_shape[0], self._m.outputs.device
+        if blocks is None:
+            return torch.arange(count, device=device)[None]
+        found = torch.as_tensor(blocks, device=device)
+        is_index = found.dim() == 2 and found.numel() > 0 and not found.is_floating_point()
+        if not is_index or found.min() < 0 or found.max() >= count:
+            raise DataError(
+                f"blocks of shape {tuple(found.shape)} and type {found.dtype} are not (M, τ) numbers of the {count} "
+                f"examples, from 0 to {count - 1}: take them from metrics.dyadic_blocks."
+            )
+        return found.long()
 
     def cdf(self, value: Any) -> Tensor:
         """P(y ≤ value), shaped like the mean; `value` is broadcast against it."""
@@ -311,8 +344,7 @@ class Predictive(Distribution):
 
     def quantile(self, level: float) -> Tensor:
         """The level-quantile of the mixture, shaped like the mean, by bisection."""
-        if not 0 < level < 1:
-            raise DataError(f"quantile({level}): the level must lie between 0 and 1.")
+        _require_level("quantile", level)
         if self.kind not in ("regression", "count"):
             raise UnsupportedError(f"a {self.kind} likelihood has no quantiles: use probs.")
         low, high = self._bracket(level)
@@ -340,8 +372,7 @@ class Predictive(Distribution):
 
     def interval(self, level: float = 0.9) -> Interval:
         """The central interval holding y with the given probability."""
-        if not 0 < level < 1:
-            raise DataError(f"interval({level}): the level must lie between 0 and 1, for example 0.9.")
+        _require_level("interval", level)
         return Interval(self.quantile(0.5 - level / 2), self.quantile(0.5 + level / 2))
 
     def sample(self, sample_shape: Any = torch.Size(), seed: int = 0) -> Tensor:  # noqa: B008 - torch's signature
@@ -364,6 +395,6 @@ class Predictive(Distribution):
 _OPTIONS = ("output_variance", "joint", "drawn", "temperature", "loc", "scale")
 
 
-def _entropy(log_probs: Tensor) -> Tensor:
-    entropy: Tensor = -torch.special.xlogy(log_probs.exp(), log_probs.exp()).sum(-1)
-    return entropy
+def _require_level(what: str, level: float) -> None:
+    if not 0 < level < 1:
+        raise DataError(f"{what}({level}): the level must lie between 0 and 1, for example 0.9.")

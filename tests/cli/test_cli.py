@@ -253,3 +253,17 @@ def test_check_says_by_its_exit_code_whether_a_method_is_what_it_declares(here, 
     assert found.returncode == 1
     assert "NOT AS DECLARED" in found.stdout
     assert "ranks of the truth" in found.stdout
+
+
+def test_the_testbed_prints_a_table_or_json(here, tmp_path):
+    command = ["testbed", "--problems", "2-1-0.5-*", "--budget", "5", "--methods", "map", "--out", tmp_path / "out"]
+    words = here(*command)
+    assert words.returncode == 0
+    assert "4 fits to do" in words.stderr
+    assert all(name in words.stdout for name in ("deep_ensemble", "map", "even chances", "KL of 10"))
+    found = json.loads(here(*command, "--json").stdout)
+    assert [row["label"] for row in found["rows"]] == ["deep_ensemble", "map"]
+    assert found["problems"] == ["2-1-0.5-0", "2-1-0.5-1"]
+    wrong = here("testbed", "--problems", "7-1")
+    assert wrong.returncode == 2
+    assert "no problem of the testbed is called '7-1'" in wrong.stderr

@@ -134,6 +134,17 @@ def test_joint_density_of_one_example_is_its_density(cell: Cell) -> None:
         assert float(joint) == pytest.approx(float(predictive.log_prob(y[row : row + 1])), abs=1e-9)
 
 
+@pytest.mark.parametrize("cell", cells("repeated"))
+def test_the_joint_is_of_whole_functions(cell: Cell) -> None:
+    """An example that comes twice has one value per draw: noise of every row's own would tell the two apart."""
+    posterior = exact(cell)
+    x, y = task_data(cell.task)
+    rows = torch.tensor([0, 1, 0, 0, 1])
+    together = posterior.predict(x[rows]).joint_log_prob(y[rows])
+    block = posterior.predict(x).joint_log_prob(y, rows[None])[0]
+    assert float(block) == pytest.approx(float(together), abs=1e-9)
+
+
 @pytest.mark.parametrize("cell", cells("batches"))
 def test_predictions_do_not_depend_on_the_batch(cell: Cell) -> None:
     posterior = exact(cell)

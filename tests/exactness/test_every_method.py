@@ -44,4 +44,4 @@ def test_what_a_combinator_holds_counts() -> None:
     assert get_method("multi(laplace, 3)").exactness == Exactness.APPROXIMATE
     assert get_method("multi(map, 3)").exactness == Exactness.NOT_A_POSTERIOR
     assert get_method("temperature_scaled(hmc)").exactness == Exactness.NOT_A_POSTERIOR
-    assert get_method("multi(temperature_scaled(map), 2)").needs_validation
+    assert get_method("multi(tuned(map, 2), 2)").needs_validation

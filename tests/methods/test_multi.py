@@ -11,6 +11,7 @@ from bayesify.engine.run import Run
 from bayesify.errors import MethodError
 from bayesify.methods import HMC, MAP, SWAG, MCDropout, Multi, Subset, Tempered
 from bayesify.methods.base import Exactness, Method, MethodInfo, describe
+from bayesify.methods.registry import get_method
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Particles, Posterior
 from bayesify.posterior.draws import Draws
@@ -143,3 +144,9 @@ def test_budget_is_divided_equally() -> None:
     run = run_of(problem, 60)
     Multi(SWAG(), 4).fit(problem, run)
     assert 0.98 * run.limit <= problem.meter.total <= run.limit
+
+
+def test_modes_are_not_calibrated_one_by_one() -> None:
+    with pytest.raises(MethodError, match=r"temperature_scaled\(multi\(METHOD, 3\)\)"):
+        get_method("multi(temperature_scaled(map), 3)")
+    assert get_method("temperature_scaled(multi(map, 3))").needs_validation

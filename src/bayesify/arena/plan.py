@@ -12,7 +12,7 @@ from bayesify.datasets.splits import Split, make_splits
 from bayesify.datasets.task import Task
 from bayesify.errors import BudgetError
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised whenever the same cell would give another result: records of older versions are then not reused."""
 
 

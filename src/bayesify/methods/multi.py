@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bayesify.engine.run import Run
-from bayesify.methods.base import Exactness, MethodInfo, Wrapper, require
+from bayesify.errors import MethodError
+from bayesify.methods.base import Exactness, Method, MethodInfo, Wrapper, describe, require
+from bayesify.methods.temperature_scaled import TemperatureScaled
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Posterior
 from bayesify.posterior.mixture import Mixture
@@ -42,6 +44,11 @@ class Multi(Wrapper):
     def __post_init__(self) -> None:
         good = isinstance(self.num_modes, int) and not isinstance(self.num_modes, bool) and self.num_modes >= 1
         require(good, self, "num_modes", "a positive integer")
+        if _calibrates(self.method) and self.num_modes > 1:
+            raise MethodError(
+                f"{describe(self)} would mix predictives at different temperatures: calibrate the mixture and not its "
+                f"modes, temperature_scaled(multi(METHOD, {self.num_modes}))."
+            )
 
     @property
     def num_particles(self) -> int:
@@ -75,6 +82,12 @@ class Multi(Wrapper):
             notes.append(part.notes)
         _report(run, notes)
         return Mixture(components)
+
+
+def _calibrates(method: Method) -> bool:
+    if isinstance(method, TemperatureScaled):
+        return True
+    return isinstance(method, Wrapper) and _calibrates(method.method)
 
 
 def _report(run: Run, notes: list[dict[str, Any]]) -> None:

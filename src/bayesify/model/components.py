@@ -57,3 +57,9 @@ def sample_of(components: Distribution, which: Tensor, rows: Tensor, rng: torch.
         gamma = torch._standard_gamma(df / 2, generator=rng)
         noise = noise * torch.sqrt(df / 2 / gamma)
     return components.loc[which, rows] + components.scale[which, rows] * noise
+
+
+def entropy_of(log_probs: Tensor) -> Tensor:
+    """Entropy in nats of class probabilities, (..., C) → (...)."""
+    entropy: Tensor = -torch.special.xlogy(log_probs.exp(), log_probs.exp()).sum(-1)
+    return entropy

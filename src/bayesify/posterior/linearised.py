@@ -155,7 +155,7 @@ class Linearised(Posterior):
             outputs,
             own[None],
             output_variance=self._variances(inputs, outputs.shape[-1])[None],
-            joint=lambda targets: self._joint(inputs, outputs[0], targets),
+            joint=lambda targets, blocks: self._joint(inputs, outputs[0], targets, blocks),
         )
 
     def _probit(self, inputs: Any) -> Tensor:
@@ -195,25 +195,46 @@ class Linearised(Posterior):
             [variances(forward(self.model.network, layers, network, buffers, chunk), blocks) for chunk in chunks]
         )
 
-    def _joint(self, inputs: Any, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Log N(y; f, K + noise) for all B × D targets at once, in float64."""
+    def _joint(self, inputs: Any, outputs: Tensor, targets: Tensor, blocks: Tensor) -> Tensor:
+        """Log N(y; f, K + noise) of the τ × D targets of each block (M, τ), in float64."""
         likelihood = self.model.likelihood
         assert isinstance(likelihood, GaussianLikelihood)
-        if outputs.numel() > MAX_JOINT:
+        order, num_outputs = blocks.shape[1], outputs.shape[-1]
+        if order * num_outputs > MAX_JOINT:
             raise UnsupportedError(
-                f"the joint density of {len(outputs)} examples needs a covariance of {outputs.numel()}² numbers: ask "
-                f"for the joint_log_prob of at most {MAX_JOINT // outputs.shape[-1]} examples at a time."
+                f"the joint density of {order} examples needs a covariance of {order * num_outputs}² numbers: ask "
+                f"for the joint_log_prob of at most {MAX_JOINT // num_outputs} examples at a time."
             )
-        noise = likelihood.noise(self.model.split(self.mean)[1]).double()
-        covariance = self._output_covariance(inputs, outputs.shape[-1]).double()
-        covariance.diagonal().add_(noise.square().repeat(len(outputs)))
-        root = torch.linalg.cholesky(covariance)
-        residual = (targets - outputs).double().flatten()[:, None]
-        z = torch.linalg.solve_triangular(root, residual, upper=False)
-        value: Tensor = (
-            -0.5 * z.square().sum() - root.diagonal().log().sum() - 0.5 * len(residual) * math.log(2 * math.pi)
-        )
-        return value.to(outputs)
+        noise = likelihood.noise(self.model.split(self.mean)[1]).double().square().repeat(order)
+        values = []
+        for part in torch.split(blocks, self._blocks_at_once(order, num_outputs)):
+            distinct = distinct_rows(part)
+            covariance = self._block_covariances(inputs, distinct, num_outputs).double()
+            covariance.diagonal(dim1=-2, dim2=-1).add_(noise)
+            residuals = (targets - outputs)[distinct.sorted].double().flatten(1)
+            values.append(_log_normal(residuals, covariance))
+        return torch.cat(values).to(outputs)
+
+    def _blocks_at_once(self, order: int, num_outputs: int) -> int:
+        elements = order * num_outputs * (self.model.network.layout.num_parameters + order * num_outputs)
+        return rows_per_chunk(elements)
+
+    def _block_covariances(self, inputs: Any, distinct: "DistinctRows", num_outputs: int) -> Tensor:
+        """J Σ Jᵀ over the rows of each block, (M, τ C, τ C): computed for its distinct rows, then repeated."""
+        rows, place = distinct.rows, distinct.place
+        chosen = pytree.tree_map(lambda leaf: leaf[rows.flatten()], inputs)
+        if len(rows) == 1:
+            each = self._output_covariance(chosen, num_outputs)[None]
+        else:
+            jacobians = torch.cat(list(self._jacobians(chosen, num_outputs)))  # (M κ, C, P)
+            each = self.covariance.project(jacobians.reshape(len(rows), -1, jacobians.shape[-1]))
+        if rows.shape == place.shape:
+            return each
+        each = each.reshape(len(rows), rows.shape[1], num_outputs, rows.shape[1], num_outputs)
+        number = torch.arange(len(rows), device=rows.device)[:, None, None]
+        repeated = each[number, place[:, :, None], :, place[:, None, :]]  # (M, τ, τ, C, C)
+        size = place.shape[1] * num_outputs
+        return repeated.transpose(2, 3).reshape(len(rows), size, size)
 
     def _output_covariance(self, inputs: Any, num_outputs: int) -> Tensor:
         """J Σ Jᵀ over all rows, (B C, B C), from pairs of row chunks."""
@@ -312,6 +333,32 @@ class Linearised(Posterior):
         outputs = self.model.outputs(self.mean[None], inputs, self.buffers)
         rows = self._jacobians(inputs, outputs.shape[-1])
         return outputs + torch.cat([torch.einsum("bcp,sp->sbc", part, change) for part in rows], dim=1)
+
+
+class DistinctRows(NamedTuple):
+    """Blocks of examples of which some come repeatedly: the order within a block is lost, which no joint asks for."""
+
+    sorted: Tensor  # (M, τ) the blocks, each in ascending order
+    rows: Tensor  # (M, κ) the different examples of each; where a block has fewer, the first example of all
+    place: Tensor  # (M, τ) which of the κ stands at each of the τ
+
+
+def distinct_rows(blocks: Tensor) -> DistinctRows:
+    """The different examples of every block (M, τ)."""
+    ascending = blocks.sort(dim=1).values
+    place = torch.zeros_like(ascending)
+    place[:, 1:] = (ascending[:, 1:] != ascending[:, :-1]).cumsum(dim=1)
+    rows = torch.zeros_like(ascending[:, : int(place.max()) + 1]).scatter_(1, place, ascending)
+    return DistinctRows(ascending, rows, place)
+
+
+def _log_normal(residuals: Tensor, covariance: Tensor) -> Tensor:
+    """Log N(residual; 0, covariance) of M vectors, (M,)."""
+    root = torch.linalg.cholesky(covariance)
+    z = torch.linalg.solve_triangular(root, residuals[..., None], upper=False)[..., 0]
+    log_determinant = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    value: Tensor = -0.5 * z.square().sum(-1) - log_determinant - 0.5 * residuals.shape[-1] * math.log(2 * math.pi)
+    return value
 
 
 def _first(inputs: Any) -> Any:

@@ -30,6 +30,7 @@ _METRICS = {
     metric.name: metric
     for metric in (
         Metric("nll", "NLL", "lower"),
+        Metric("dyadic_nll", "Joint NLL of 10", "lower"),
         Metric("log_likelihood", "Log likelihood", "higher"),
         Metric("rmse", "RMSE", "lower"),
         Metric("mae", "MAE", "lower"),
