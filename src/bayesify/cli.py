@@ -40,12 +40,29 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Training runs per split.")] = 1,
     group: Annotated[str | None, typer.Option(help="Keep rows of equal value in this column together.")] = None,
     time: Annotated[str | None, typer.Option(help="Train on earlier rows by this column, test on later ones.")] = None,
+    gap: Annotated[
+        bool, typer.Option("--gap", help="Test on the middle third by one feature after the other.")
+    ] = False,
+    examples: Annotated[int | None, typer.Option(min=2, help="Training rows of each split; all by default.")] = None,
+    shift: Annotated[
+        bool,
+        typer.Option("--shift", help="Test on corrupted copies of test rows too: noise, blur, lost values, ..."),
+    ] = False,
+    shifted: Annotated[
+        str | None, typer.Option(help="Test on sets from elsewhere too, with the same columns, e.g. wine-white.")
+    ] = None,
+    outside: Annotated[
+        str | None, typer.Option(help="Sets that fit no class here, e.g. notmnist: are they told apart?")
+    ] = None,
+    shift_examples: Annotated[
+        int, typer.Option(min=2, help="Test rows that --shift corrupts, each in every way.")
+    ] = 500,
     budget: Annotated[
         str | None, typer.Option(help="Epochs of each of the control's 10 members, e.g. 100; sized to the data.")
     ] = None,
     budgets: Annotated[str, typer.Option(help="Multiples of the budget, e.g. 1,4,16.")] = "1",
     tune: Annotated[int, typer.Option(min=0, help="Tuning trials per method, charged to its budget.")] = 0,
-    model: Annotated[str, typer.Option(help="Your network: package.module:factory.")] = "default",
+    model: Annotated[str, typer.Option(help="lenet, resnet20_frn, or yours: package.module:factory.")] = "default",
     likelihood: Annotated[str | None, typer.Option(help="student_t for numbers by default, or e.g. gaussian.")] = None,
     margin: Annotated[float, typer.Option(help="Largest difference (nats) that does not matter.")] = 0.01,
     seed: Annotated[int, typer.Option(help="Of splits and training.")] = 0,
@@ -71,6 +88,12 @@ def compare(
             seeds=seeds,
             group=group,
             time=time,
+            gap=gap,
+            examples=examples,
+            shift=shift,
+            shifted=_names(shifted),
+            outside=_names(outside),
+            shift_examples=shift_examples,
             epochs=_epochs(budget),
             budgets=_multiples(budgets),
             tune=tune,

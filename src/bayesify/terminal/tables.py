@@ -18,6 +18,15 @@ SECOND_SCORE = {
     "binary": ("accuracy", "accuracy"),
     "multiclass": ("accuracy", "accuracy"),
 }
+SHIFT_SCORES = {
+    "nll": "NLL",
+    "rmse": "RMSE",
+    "ece": "ECE",
+    "auroc_entropy": "AUROC entropy",
+    "auroc_mutual_information": "AUROC MI",
+    "auroc_stddev": "AUROC stddev",
+    "auroc_epistemic": "AUROC epistemic",
+}
 WIDTH_WITHOUT_TERMINAL = 110
 
 
@@ -39,12 +48,47 @@ def print_result(result: dict[str, Any], report: Path) -> None:
     for entry in sorted(result["methods"], key=_rank):
         table.add_row(*_row(entry, score))
     out.print(table)
+    if result.get("shift"):
+        _print_shift(out, result)
     out.print()
     for caveat in result["caveats"]:
         out.print(f"[dim]note: {escape(caveat)}[/]")
     out.print()
     out.print(f"[bold]{escape(result['sentence'])}[/]")
+    for one in (result.get("shift") or {}).get("sets", []):
+        if "sentence" in one:
+            out.print(escape(one["sentence"]))
     out.print(f"report: {escape(str(report))}", soft_wrap=True)
+
+
+def _print_shift(out: Console, result: dict[str, Any]) -> None:
+    """Verdicts and scores on other sets than the test rows."""
+    names = list(dict.fromkeys(name for entry in result["methods"] for name in entry["scores"] if "@" in name))
+    sets = [one["name"] for one in result["shift"]["sets"] if one["kind"] != "outside"]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("under shift", no_wrap=True)
+    for name in sets:
+        table.add_column(f"verdict\n{escape(name)}")
+        table.add_column("better by (nats)", justify="right", no_wrap=True)
+    for name in names:
+        score, _, other = name.partition("@")
+        table.add_column(f"{SHIFT_SCORES.get(score, score)}\n{escape(other)}", justify="right")
+    for entry in sorted(result["methods"], key=_rank):
+        cells = [escape(entry["name"])]
+        for name in sets:
+            found = entry.get("shift", {}).get(name, {})
+            verdict = found.get("verdict") or entry["status"]
+            cells += [f"[{STYLES.get(verdict, 'dim')}]{verdict}[/]", _interval(found.get("difference"))]
+        table.add_row(*cells, *(number(entry["scores"].get(name)) for name in names))
+    out.print()
+    out.print(table)
+
+
+def _interval(difference: dict[str, float] | None) -> str:
+    if not difference:
+        return "–"
+    text = f"{signed(difference['estimate'])} [{signed(difference['low'])}, {signed(difference['high'])}]"
+    return text.replace("[", "\\[")
 
 
 def _rank(entry: dict[str, Any]) -> tuple[int, float]:
@@ -55,16 +99,13 @@ def _rank(entry: dict[str, Any]) -> tuple[int, float]:
 def _row(entry: dict[str, Any], score: str) -> list[str]:
     verdict = entry["verdict"] or entry["status"]
     shown = f"{verdict} (reference)" if entry["is_null"] and entry["verdict"] else verdict
-    scores, spent, difference = entry["scores"], entry["spent"], entry["difference"]
-    interval = "–"
-    if difference:
-        interval = f"{signed(difference['estimate'])} [{signed(difference['low'])}, {signed(difference['high'])}]"
+    scores, spent = entry["scores"], entry["spent"]
     return [
         escape(entry["name"]),
         f"[{STYLES.get(verdict, 'dim')}]{shown}[/]",
         number(scores.get("nll")),
         number(scores.get(score)),
-        interval.replace("[", "\\["),
+        _interval(entry["difference"]),
         "–" if entry["budget_fraction"] is None else f"{100 * entry['budget_fraction']:.0f}%",
         "–" if spent is None else duration(spent["seconds"]),
         "–" if entry["predict_seconds"] is None else f"{1000 * entry['predict_seconds']:.1f} ms",
