@@ -4,10 +4,8 @@ Only typer is imported at the top: everything else when a command runs, so that 
 """
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,9 +73,10 @@ def compare(
     from bayesify.arena.compare import compare as run_comparison
     from bayesify.datasets import make_task
     from bayesify.terminal.display import display
+    from bayesify.terminal.stopping import keeping_what_finished
 
     prepared = make_task(data, target, task, _names(drop))
-    with _keeping_what_finished(), display(quiet=as_json) as watch:
+    with keeping_what_finished(), display(quiet=as_json) as watch:
         watch.task(prepared)
         result = run_comparison(
             model,
@@ -199,12 +198,13 @@ def reference(
     from bayesify.datasets import make_task
     from bayesify.reference import make_reference, parsed_setup
     from bayesify.terminal.fidelity import display, print_reference
+    from bayesify.terminal.stopping import keeping_what_finished
 
     prepared = make_task(data, target, task)
     setup = parsed_setup(
         prepared, network, likelihood, method, prior=prior, chains=chains, draws=draws, split=split, seed=seed
     )
-    with _keeping_what_finished(), display(quiet=as_json) as shown:
+    with keeping_what_finished(), display(quiet=as_json) as shown:
         shown.task(prepared)
         found = make_reference(
             prepared, setup, budget=_minutes(minutes), folder=out, progress=shown.fraction, watch=shown.stage
@@ -242,6 +242,7 @@ def fidelity(
     from bayesify.datasets import make_task
     from bayesify.reference import make_reference, parsed_setup
     from bayesify.terminal.fidelity import display, print_fidelity
+    from bayesify.terminal.stopping import keeping_what_finished
 
     prepared, chosen, multiples, epochs = (
         make_task(data, target, task),
@@ -253,7 +254,7 @@ def fidelity(
     setup = parsed_setup(
         prepared, network, likelihood, method, prior=prior, chains=chains, draws=draws, split=split, seed=seed
     )
-    with _keeping_what_finished(), display(quiet=as_json) as shown:
+    with keeping_what_finished(), display(quiet=as_json) as shown:
         shown.task(prepared)
         made = make_reference(
             prepared, setup, budget=_minutes(minutes), folder=out, progress=shown.fraction, watch=shown.stage
@@ -282,29 +283,6 @@ def main() -> None:
     except BayesifyError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-
-
-@contextmanager
-def _keeping_what_finished() -> Iterator[None]:
-    """Ctrl-C is one line and exit code 130.
-
-    The process ends inside the signal handler: an exception raised inside torch's callbacks aborts it. Records
-    are written by rename, and workers end with their parent, so nothing is lost or left behind.
-    """
-
-    def stop(signum: int, frame: object) -> None:
-        del signum, frame
-        if sys.stderr.isatty():
-            sys.stderr.write("\x1b[?25h\n")  # the live bar hides the cursor
-        sys.stderr.write("stopped; what had finished is kept: the same command continues.\n")
-        sys.stderr.flush()
-        os._exit(130)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _show(result: Any, as_json: bool) -> None:

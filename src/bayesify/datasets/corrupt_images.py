@@ -1,7 +1,7 @@
 """Corrupted images at five severities, made here: numpy and scipy only, deterministic by seed.
 
 The kinds and most severities follow Hendrycks & Dietterich (2019), with rotation and translation as in Ovadia et al.
-(2019); what is measured in pixels scales with the side of the image. Every kind depends on the seed, its name and the
+(2019); lengths scale with the side of the image. Every kind depends on the seed, its name and the
 severity alone, so that kinds may be added without changing the others.
 """
 
@@ -50,7 +50,7 @@ def _gaussian_blur(images: np.ndarray, width: float, rng: np.random.Generator) -
     from scipy import ndimage
 
     del rng
-    sigma = width * images.shape[-1] / 28
+    sigma = width * max(1.0, images.shape[-1] / 28)  # narrower than half a pixel would do nothing
     return np.asarray(ndimage.gaussian_filter(images, (0, 0, sigma, sigma)))
 
 
@@ -122,7 +122,10 @@ IMAGE_CORRUPTIONS: dict[str, tuple[Kind, tuple[float, ...]]] = {
     "gaussian_noise": (_gaussian_noise, (0.08, 0.12, 0.18, 0.26, 0.38)),  # standard deviation
     "shot_noise": (_shot_noise, (60, 25, 12, 5, 3)),  # photons of a white pixel
     "impulse_noise": (_impulse_noise, (0.03, 0.06, 0.09, 0.17, 0.27)),  # share of pixels turned black or white
-    "gaussian_blur": (_gaussian_blur, (0.5, 0.8, 1.1, 1.5, 2.0)),  # standard deviation, pixels of 28
+    "gaussian_blur": (
+        _gaussian_blur,
+        (0.5, 0.8, 1.1, 1.5, 2.0),
+    ),  # standard deviation, pixels; in proportion where the side is more than 28
     "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),  # what is left of it
     "brightness": (_brightness, (0.1, 0.2, 0.3, 0.4, 0.5)),  # added
     "rotation": (_rotation, (10, 20, 30, 45, 60)),  # degrees
