@@ -18,15 +18,6 @@ SECOND_SCORE = {
     "binary": ("accuracy", "accuracy"),
     "multiclass": ("accuracy", "accuracy"),
 }
-SHIFT_SCORES = {
-    "nll": "NLL",
-    "rmse": "RMSE",
-    "ece": "ECE",
-    "auroc_entropy": "AUROC entropy",
-    "auroc_mutual_information": "AUROC MI",
-    "auroc_stddev": "AUROC stddev",
-    "auroc_epistemic": "AUROC epistemic",
-}
 WIDTH_WITHOUT_TERMINAL = 110
 
 
@@ -62,26 +53,49 @@ def print_result(result: dict[str, Any], report: Path) -> None:
 
 
 def _print_shift(out: Console, result: dict[str, Any]) -> None:
-    """Verdicts and scores on other sets than the test rows."""
-    names = list(dict.fromkeys(name for entry in result["methods"] for name in entry["scores"] if "@" in name))
-    sets = [one["name"] for one in result["shift"]["sets"] if one["kind"] != "outside"]
+    """A table for every set with targets, and one for all sets from outside."""
+    methods = sorted(result["methods"], key=_rank)
+    outside = []
+    for one in result["shift"]["sets"]:
+        if one["kind"] == "outside":
+            outside.append(one["name"])
+        else:
+            _print_set(out, methods, one["name"])
+    names = [name for name in _scores_elsewhere(methods) if name.partition("@")[2] in outside]
+    if not names:
+        return
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("under shift", no_wrap=True)
-    for name in sets:
-        table.add_column(f"verdict\n{escape(name)}")
-        table.add_column("better by (nats)", justify="right", no_wrap=True)
+    table.add_column("told apart (AUROC)", no_wrap=True)
     for name in names:
-        score, _, other = name.partition("@")
-        table.add_column(f"{SHIFT_SCORES.get(score, score)}\n{escape(other)}", justify="right")
-    for entry in sorted(result["methods"], key=_rank):
-        cells = [escape(entry["name"])]
-        for name in sets:
-            found = entry.get("shift", {}).get(name, {})
-            verdict = found.get("verdict") or entry["status"]
-            cells += [f"[{STYLES.get(verdict, 'dim')}]{verdict}[/]", _interval(found.get("difference"))]
-        table.add_row(*cells, *(number(entry["scores"].get(name)) for name in names))
+        measure, _, other = name.removeprefix("auroc_").partition("@")
+        table.add_column(f"{escape(other)}, by {measure.replace('_', ' ')}", justify="right")
+    for entry in methods:
+        table.add_row(escape(entry["name"]), *(number(entry["scores"].get(name)) for name in names))
     out.print()
     out.print(table)
+
+
+def _print_set(out: Console, methods: list[dict[str, Any]], other: str) -> None:
+    names = [name for name in _scores_elsewhere(methods) if name.partition("@")[2] == other]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in (f"on {escape(other)} rows", "verdict"):
+        table.add_column(heading, no_wrap=True)
+    for name in names:
+        score = name.partition("@")[0]
+        table.add_column(score if score == "accuracy" else score.upper(), justify="right", no_wrap=True)
+    table.add_column("better by (nats)", justify="right", no_wrap=True)
+    for entry in methods:
+        found = entry.get("shift", {}).get(other, {})
+        verdict = found.get("verdict") or entry["status"]
+        scores = (number(entry["scores"].get(name)) for name in names)
+        shown = f"[{STYLES.get(verdict, 'dim')}]{verdict}[/]"
+        table.add_row(escape(entry["name"]), shown, *scores, _interval(found.get("difference")))
+    out.print()
+    out.print(table)
+
+
+def _scores_elsewhere(methods: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for entry in methods for name in entry["scores"] if "@" in name))
 
 
 def _interval(difference: dict[str, float] | None) -> str:
