@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bayesify.datasets.corrupt_images import IMAGE_CORRUPTIONS
+from bayesify.datasets.corrupt_tables import TABLE_CORRUPTIONS
 from bayesify.methods.registry import method_class, method_names
 
 ROOT = Path(__file__).parents[1]
@@ -77,3 +79,9 @@ def test_options_exist() -> None:
     stated = set(re.findall(r"--[a-z-]+", " ".join(row[0] for row in table(page("docs/cli.md"), "option"))))
     shown = set(re.findall(r"--[a-z-]+", command_line("compare", "--help")))
     assert stated <= shown, f"documented and not there: {sorted(stated - shown)}"
+
+
+def test_tables_of_corruptions_say_what_there_is() -> None:
+    text = page("docs/data.md")
+    for header, known in (("images", IMAGE_CORRUPTIONS), ("tables", TABLE_CORRUPTIONS)):
+        assert [row[NAME].strip("`") for row in table(text, header)] == list(known)

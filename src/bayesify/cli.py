@@ -4,10 +4,7 @@ Only typer is imported at the top: everything else when a command runs, so that 
 """
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,12 +47,29 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Training runs per split.")] = 1,
     group: Annotated[str | None, typer.Option(help="Keep rows of equal value in this column together.")] = None,
     time: Annotated[str | None, typer.Option(help="Train on earlier rows by this column, test on later ones.")] = None,
+    gap: Annotated[
+        bool, typer.Option("--gap", help="Test on the middle third by one feature after the other.")
+    ] = False,
+    examples: Annotated[int | None, typer.Option(min=2, help="Training rows of each split; all by default.")] = None,
+    shift: Annotated[
+        bool,
+        typer.Option("--shift", help="Test on corrupted copies of test rows too: noise, blur, lost values, ..."),
+    ] = False,
+    shifted: Annotated[
+        str | None, typer.Option(help="Test on sets from elsewhere too, with the same columns, e.g. wine-white.")
+    ] = None,
+    outside: Annotated[
+        str | None, typer.Option(help="Sets that fit no class here, e.g. notmnist: are they told apart?")
+    ] = None,
+    shift_examples: Annotated[
+        int, typer.Option(min=2, help="Test rows that --shift corrupts, each in every way.")
+    ] = 500,
     budget: Annotated[
         str | None, typer.Option(help="Epochs of each of the control's 10 members, e.g. 100; sized to the data.")
     ] = None,
     budgets: Annotated[str, typer.Option(help="Multiples of the budget, e.g. 1,4,16.")] = "1",
     tune: Annotated[int, typer.Option(min=0, help="Tuning trials per method, charged to its budget.")] = 0,
-    model: Annotated[str, typer.Option(help="Your network: package.module:factory.")] = "default",
+    model: Annotated[str, typer.Option(help="lenet, resnet20_frn, or yours: package.module:factory.")] = "default",
     likelihood: Annotated[str | None, typer.Option(help="student_t for numbers by default, or e.g. gaussian.")] = None,
     margin: Annotated[float, typer.Option(help="Largest difference (nats) that does not matter.")] = 0.01,
     seed: Annotated[int, typer.Option(help="Of splits and training.")] = 0,
@@ -68,9 +82,10 @@ def compare(
     from bayesify.arena.compare import compare as run_comparison
     from bayesify.datasets import make_task
     from bayesify.terminal.display import display
+    from bayesify.terminal.stopping import keeping_what_finished
 
     prepared = make_task(data, target, task, names_of(drop))
-    with _keeping_what_finished(), display(quiet=as_json) as watch:
+    with keeping_what_finished(), display(quiet=as_json) as watch:
         watch.task(prepared)
         result = run_comparison(
             model,
@@ -81,6 +96,12 @@ def compare(
             seeds=seeds,
             group=group,
             time=time,
+            gap=gap,
+            examples=examples,
+            shift=shift,
+            shifted=names_of(shifted),
+            outside=names_of(outside),
+            shift_examples=shift_examples,
             epochs=epochs_of(budget),
             budgets=multiples_of(budgets),
             tune=tune,
@@ -186,12 +207,13 @@ def reference(
     from bayesify.datasets import make_task
     from bayesify.reference import make_reference, parsed_setup
     from bayesify.terminal.fidelity import display, print_reference
+    from bayesify.terminal.stopping import keeping_what_finished
 
     prepared = make_task(data, target, task)
     setup = parsed_setup(
         prepared, network, likelihood, method, prior=prior, chains=chains, draws=draws, split=split, seed=seed
     )
-    with _keeping_what_finished(), display(quiet=as_json) as shown:
+    with keeping_what_finished(), display(quiet=as_json) as shown:
         shown.task(prepared)
         found = make_reference(
             prepared, setup, budget=minutes_of(minutes), folder=out, progress=shown.fraction, watch=shown.stage
@@ -229,6 +251,7 @@ def fidelity(
     from bayesify.datasets import make_task
     from bayesify.reference import make_reference, parsed_setup
     from bayesify.terminal.fidelity import display, print_fidelity
+    from bayesify.terminal.stopping import keeping_what_finished
 
     prepared, chosen, multiples, epochs = (
         make_task(data, target, task),
@@ -240,7 +263,7 @@ def fidelity(
     setup = parsed_setup(
         prepared, network, likelihood, method, prior=prior, chains=chains, draws=draws, split=split, seed=seed
     )
-    with _keeping_what_finished(), display(quiet=as_json) as shown:
+    with keeping_what_finished(), display(quiet=as_json) as shown:
         shown.task(prepared)
         made = make_reference(
             prepared, setup, budget=minutes_of(minutes), folder=out, progress=shown.fraction, watch=shown.stage
@@ -264,9 +287,10 @@ def neural_testbed(
 ) -> None:
     """How near marginal and joint predictions come to known truths, on 36 small problems."""
     from bayesify.arena.testbed import measure_testbed
+    from bayesify.terminal.stopping import keeping_what_finished
     from bayesify.terminal.testbed import display, print_testbed
 
-    with _keeping_what_finished(), display(quiet=as_json) as watch:
+    with keeping_what_finished(), display(quiet=as_json) as watch:
         found = measure_testbed(
             methods_of(methods),
             control=control,
@@ -296,29 +320,6 @@ def main() -> None:
     except BayesifyError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-
-
-@contextmanager
-def _keeping_what_finished() -> Iterator[None]:
-    """Ctrl-C is one line and exit code 130.
-
-    The process ends inside the signal handler: an exception raised inside torch's callbacks aborts it. Records
-    are written by rename, and workers end with their parent, so nothing is lost or left behind.
-    """
-
-    def stop(signum: int, frame: object) -> None:
-        del signum, frame
-        if sys.stderr.isatty():
-            sys.stderr.write("\x1b[?25h\n")  # the live bar hides the cursor
-        sys.stderr.write("stopped; what had finished is kept: the same command continues.\n")
-        sys.stderr.flush()
-        os._exit(130)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _show(result: Any, as_json: bool) -> None:

@@ -84,6 +84,21 @@ def test_json_is_one_object_and_nothing_else(csv, tmp_path):
     assert {entry["name"] for entry in result["methods"]} == {"deep_ensemble", "map", "laplace"}
 
 
+def test_shift_has_its_own_verdicts_and_scores(csv, tmp_path):
+    elsewhere = tmp_path / "elsewhere.csv"
+    elsewhere.write_text(csv.read_text().replace("red", "grey"))
+    options = ["--target", "price", "--shift", "--shifted", elsewhere, "--outside", csv, "--examples", "40"]
+    found = run("compare", csv, *options, "--out", tmp_path / "out", *FAST)
+    for words in ("on corrupted rows", "on elsewhere rows", "told apart (AUROC)", "on corrupted copies of houses"):
+        assert words in found.stdout
+    result = json.loads(run("report", tmp_path / "out", "--json").stdout)
+    assert [one["name"] for one in result["shift"]] == ["corrupted", "elsewhere", "houses"]
+    entry = next(one for one in result["methods"] if one["name"] == "laplace")
+    assert set(entry["shift"]) == {"corrupted", "elsewhere"}
+    assert {"nll@corrupted", "rmse@elsewhere", "auroc_epistemic@houses"} <= set(entry["scores"])
+    assert entry["scores"]["nll@corrupted"] > 0
+
+
 def test_lists(tmp_path):
     names = {row["name"] for row in json.loads(run("methods", "--json").stdout)}
     assert {"map", "deep_ensemble", "swag", "laplace", "ivon", "hmc", "mc_dropout", "multi", "subset"} <= names
@@ -100,6 +115,10 @@ BAD = {
     "budget": (["--budget", "lots"], "--budget 100"),
     "budgets": (["--budgets", "1,x"], "1,4,16"),
     "model": (["--model", "nowhere:net"], "cannot be imported"),
+    "model name": (["--model", "lenett"], "lenet"),
+    "images": (["--model", "lenet"], "default network"),
+    "outside": (["--outside", "iris"], "sepal"),
+    "ways to split": (["--gap", "--group", "colour"], "one of them"),
     "group": (["--group", "colur"], "colour"),
     "kind": (["--task", "ranking"], "regression"),
 }

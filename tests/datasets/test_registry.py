@@ -16,7 +16,7 @@ from bayesify.errors import DataError
 
 BUNDLED = ["breast_cancer", "diabetes", "digits", "iris", "wine"]
 GAP_NAMES = sorted(name for name in CATALOGUE if name.endswith("-gap"))
-LOCAL = sorted(name for name, item in CATALOGUE.items() if not item.bundled)
+LOCAL = sorted(name for name, item in CATALOGUE.items() if not item.bundled and item.image_shape is None)
 
 
 @pytest.fixture
@@ -65,6 +65,7 @@ def test_list(bare: Path) -> None:
     assert rows["iris"].where == "bundled"
     assert rows["credit-g"].where == "download"
     assert rows["yacht"].where == "needs BAYESIFY_DATA"
+    assert rows["mnist"].where == "download"
     assert all(row.licence and row.source and row.rows and row.features for row in rows.values())
     path = cache_file(entry("credit-g"))
     path.parent.mkdir(parents=True)

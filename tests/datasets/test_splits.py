@@ -132,7 +132,7 @@ def test_time_before_which_a_class_is_unknown() -> None:
         ({"test_fraction": 0.0}, "test fraction is 0.0"),
         ({"test_fraction": 1.0}, "test fraction is 1.0"),
         ({"test_fraction": float("nan")}, "test fraction is nan"),
-        ({"group": "x", "time": "x"}, "not both"),
+        ({"group": "x", "time": "x"}, "one of them"),
         ({"group": "wart"}, "Did you mean 'ward'?"),
         ({"group": "gap"}, "'gap' has no value in 1 row"),
         ({"group": "one"}, "'one' has one value only"),

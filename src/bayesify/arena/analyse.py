@@ -1,58 +1,24 @@
-"""Records → the result: scores, differences to the control, verdicts, reliability, the curve over budgets.
-
-Works on whatever is finished: a split counts for a comparison once both the method and the control have all its seeds.
-"""
+"""Records → the result: scores, differences to the control, verdicts, reliability, the curve over budgets."""
 
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bayesify import metrics
 from bayesify.arena.chains import chain_summary
+from bayesify.arena.compared import METRIC, Collected, Finished, collect, compare_methods, compared, title_of
 from bayesify.arena.field import Entrant, default_epochs
 from bayesify.arena.models import likelihood_of
 from bayesify.arena.plan import Cell, Plan
-from bayesify.arena.statistics import Comparison, PairedDifferences, compare_to_control
-from bayesify.arena.store import Arrays, Store
-from bayesify.arena.verdict import headline, verdict_sentence
+from bayesify.arena.shift_summary import shift_summary
+from bayesify.arena.statistics import Comparison
+from bayesify.arena.store import Store
+from bayesify.arena.verdict import headline
 
-METRIC = "nll"
 METRIC_LABEL = "negative log likelihood (nats per example)"
 BUDGET_TOLERANCE = 0.02
 """A method that spends within this share of the budget has used it."""
-
-
-class Finished(NamedTuple):
-    """A cell with its record and arrays."""
-
-    cell: Cell
-    record: dict[str, Any]
-    arrays: Arrays
-
-
-class Collected(NamedTuple):
-    """All that is known of a plan so far."""
-
-    done: dict[tuple[str, float], list[Finished]]  # by (label, multiple)
-    failed: list[Finished]
-    missing: list[Cell]
-
-
-def collect(plan: Plan, store: Store) -> Collected:
-    """Reads the records of a plan's cells."""
-    done: dict[tuple[str, float], list[Finished]] = {}
-    failed, missing = [], []
-    for cell in plan.cells:
-        record = store.record(cell.key)
-        if record is None:
-            missing.append(cell)
-        elif record["status"] == "done":
-            done.setdefault((cell.label, cell.multiple), []).append(Finished(cell, record, store.arrays(cell.key)))
-        else:
-            failed.append(Finished(cell, record, {}))
-    return Collected(done, failed, missing)
 
 
 def analyse(plan: Plan, store: Store, environment: dict[str, Any]) -> dict[str, Any]:
@@ -60,9 +26,10 @@ def analyse(plan: Plan, store: Store, environment: dict[str, Any]) -> dict[str, 
     found = collect(plan, store)
     settings = plan.settings
     multiple = settings.multiples[0]
-    comparisons = {m: _compare(plan, found, m) for m in settings.multiples}
+    comparisons = {m: compare_methods(plan, found, m) for m in settings.multiples}
     methods = [_method(entrant, plan, found, multiple, comparisons[multiple]) for entrant in settings.entrants]
     caveats = _caveats(plan, found, methods, comparisons[multiple])
+    shift = shift_summary(plan, found, methods, multiple)
     return {
         "schema": 1,
         "sentence": headline(methods, plan.card.name, settings.level, settings.margin),
@@ -76,6 +43,7 @@ def analyse(plan: Plan, store: Store, environment: dict[str, Any]) -> dict[str, 
         "reliability": _reliability(plan, found, multiple),
         "curve": _curve(plan, found, comparisons),
         "chains": _chains(plan, found, multiple),
+        "shift": shift,
         "progress": {
             "done": sum(len(cells) for cells in found.done.values()),
             "planned": len(plan.cells),
@@ -93,44 +61,6 @@ def _lost(cell: Cell, reason: str | None) -> dict[str, Any]:
     return {"method": cell.label, "split": cell.split, "seed": cell.seed, "multiple": cell.multiple, "reason": reason}
 
 
-# ---- comparison ----------------------------------------------------------------------------------------------------
-
-
-def _by_split(cells: Iterable[Finished], num_seeds: int) -> dict[int, list[Finished]]:
-    """Splits of which all seeds are there, in order of seed."""
-    splits: dict[int, list[Finished]] = {}
-    for one in cells:
-        splits.setdefault(one.cell.split, []).append(one)
-    return {
-        split: sorted(group, key=lambda one: one.cell.seed)
-        for split, group in sorted(splits.items())
-        if len(group) == num_seeds
-    }
-
-
-def _compare(plan: Plan, found: Collected, multiple: float) -> dict[str, Comparison]:
-    settings = plan.settings
-    control = _by_split(found.done.get((settings.control.label, multiple), []), settings.num_seeds)
-    differences = {}
-    for entrant in settings.entrants[1:]:
-        own = _by_split(found.done.get((entrant.label, multiple), []), settings.num_seeds)
-        shared = [split for split in own if split in control]
-        if not shared:
-            continue
-        with np.errstate(invalid="ignore"):  # both gave probability 0: the statistics say so in words
-            values = tuple(_log_probs(own[split]) - _log_probs(control[split]) for split in shared)
-        rows = tuple(control[split][0].arrays["rows"] for split in shared)
-        num_train = round(float(np.mean([plan.card.num_train[split] for split in shared])))
-        differences[entrant.label] = PairedDifferences(values, rows, num_train)
-    if not differences:
-        return {}
-    return compare_to_control(differences, margin=settings.margin, level=settings.level)
-
-
-def _log_probs(cells: list[Finished]) -> np.ndarray:
-    return np.stack([one.arrays["log_prob"] for one in cells])
-
-
 # ---- one method ----------------------------------------------------------------------------------------------------
 
 
@@ -146,7 +76,7 @@ def _method(
     method = get_method(spec)
     entry: dict[str, Any] = {
         "name": entrant.label,
-        "label": _title(entrant),
+        "label": title_of(entrant),
         "spec": spec,
         "family": method.info.family,
         "exactness": str(method.exactness),
@@ -156,12 +86,8 @@ def _method(
         "reason": failed[0].record["reason"] if failed else None,
     }
     entry |= _scores(cells) | _costs(cells)
-    entry |= _comparison(entry, comparisons.get(entrant.label), plan)
+    entry |= compared(entry, comparisons.get(entrant.label), plan)
     return entry
-
-
-def _title(entrant: Entrant) -> str:
-    return entrant.title or entrant.label
 
 
 def _status(done: int, failed: int, planned: int) -> str:
@@ -201,33 +127,6 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _comparison(entry: dict[str, Any], comparison: Comparison | None, plan: Plan) -> dict[str, Any]:
-    if entry["is_control"]:
-        return {"difference": None, "verdict": "control", "verdict_sentence": "the control all others are compared to"}
-    if comparison is None:
-        return {
-            "difference": None,
-            "verdict": None,
-            "verdict_sentence": entry["reason"] or "no finished split to compare",
-        }
-    difference = comparison.difference
-    found = {
-        "difference": {
-            "metric": METRIC,
-            "estimate": difference.estimate,
-            "low": difference.low,
-            "high": difference.high,
-        },
-        "p_value": difference.p_value,
-        "p_adjusted": comparison.p_adjusted,
-        "minimum_detectable": comparison.minimum_detectable,
-        "splits_needed": comparison.splits_needed,
-        "verdict": str(comparison.verdict),
-    }
-    found["verdict_sentence"] = verdict_sentence(entry["label"], comparison, _title(plan.settings.control))
-    return found
-
-
 # ---- the rest of the page ------------------------------------------------------------------------------------------
 
 
@@ -239,6 +138,7 @@ def _task(plan: Plan, methods: list[dict[str, Any]]) -> dict[str, Any]:
         "target": card.target,
         "rows": card.rows,
         "features": card.features,
+        "image_shape": list(card.image_shape) if card.image_shape else None,
         "classes": list(card.classes) if card.classes else None,
         "metric": METRIC,
         "metric_label": METRIC_LABEL,

@@ -6,7 +6,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,11 +21,12 @@ from bayesify.arena.execute.events import Watcher
 from bayesify.arena.execute.local import run_local
 from bayesify.arena.execute.process import run_processes
 from bayesify.arena.field import entrants, tuned
-from bayesify.arena.models import load_factory, model_fingerprint
-from bayesify.arena.plan import Cell, Plan, Settings, digest, make_plan
+from bayesify.arena.models import build, is_named, likelihood_of, load_factory, model_fingerprint
+from bayesify.arena.plan import Cell, Plan, Settings, make_plan, settings_digest
 from bayesify.arena.report import ReportPaths, write_report
 from bayesify.arena.store import Store
-from bayesify.datasets.task import Task, make_task
+from bayesify.datasets.shift import CORRUPTED_EXAMPLES, Shift, outside_rows, shifted_rows
+from bayesify.datasets.task import Task, image_task, make_task, num_outputs
 from bayesify.errors import DataError
 from bayesify.files import replacing
 from bayesify.methods.base import Method, describe
@@ -103,6 +104,12 @@ def compare(
     test_fraction: float = 0.1,
     group: str | None = None,
     time: str | None = None,
+    gap: bool = False,
+    examples: int | None = None,
+    shift: bool = False,
+    shifted: Sequence[Any] = (),
+    outside: Sequence[Any] = (),
+    shift_examples: int = CORRUPTED_EXAMPLES,
     epochs: float | None = None,
     budgets: Sequence[float] = (1.0,),
     tune: int = 0,
@@ -119,8 +126,10 @@ def compare(
     """Compares methods at equal metered compute on one task.
 
     Args:
-        model: a module, 'default' (a perceptron sized to the data), or 'package.module:factory'.
-        data: (X, y) arrays, a DataFrame, a file, the name of a data set, or a Task.
+        model: a module, 'default' (a perceptron sized to the data, LeNet for images), 'lenet', 'resnet20_frn', or
+            'package.module:factory'.
+        data: (X, y) arrays, a DataFrame, a file, the name of a data set, or a Task. X of shape (rows, height, width) or
+            (rows, channels, height, width) are images.
         target: the target column of a table; None is the last.
         kind: 'regression', 'binary' or 'multiclass'; None infers it from the target.
         methods: labels of the default field or methods; None is the whole default field.
@@ -130,6 +139,12 @@ def compare(
         test_fraction: share of the rows tested on in random splits.
         group: a column whose values are never both trained and tested on.
         time: a column by which the training rows come before the test rows.
+        gap: test on the middle third of the rows by one feature after the other, train on the others.
+        examples: training rows of each split, at most, chosen at random.
+        shift: test on corrupted copies of test rows as well, in every way and at five severities.
+        shifted: other sets with the same columns and target to test on: names, files, DataFrames or Tasks.
+        outside: sets that no target here fits, likewise: how well does uncertainty tell them from the test rows?
+        shift_examples: how many test rows of each split are corrupted, at most.
         epochs: of one of the control's 10 members: sets the budget; None sizes it to the data.
         budgets: multiples of that budget; everything is repeated at each.
         tune: trials of hyperparameter tuning for every method, charged to its budget.
@@ -153,8 +168,8 @@ def compare(
     field = entrants(None if methods is None else [_written(one) for one in methods], _written_or_none(control))
     if tune:
         field = tuple(tuned(one, tune) if one.role != "reference" else one for one in field)
-    if isinstance(model, str) and model != "default":
-        load_factory(model)  # fail before any work
+    _check_model(model, task, likelihood)
+    further = _shift(task, shift, shifted, outside, shift_examples, seed)
     settings = Settings(
         entrants=field,
         num_splits=splits,
@@ -170,12 +185,18 @@ def compare(
         seed=seed,
         margin=margin,
         level=level,
+        gap=gap,
+        examples=examples,
+        shift=shift,
+        shifted=tuple(further.shifted),
+        outside=tuple(further.outside),
+        shift_examples=shift_examples,
     )
-    plan, split_rows = make_plan(task, settings, model_fingerprint(model))
+    plan, split_rows = make_plan(task, settings, model_fingerprint(model), further)
     store = Store(Path(out) if out is not None else default_folder(plan))
     store.prepare()
     _write_request(plan, store, workers)
-    context = Context(task, split_rows, settings, model, store)
+    context = Context(task, split_rows, settings, model, store, further)
     execute(plan, context, workers, retry_failed=retry_failed, watch=watch or Silent())
     return Result(analyse(plan, store, environment(workers)), store.folder)
 
@@ -208,23 +229,58 @@ def as_task(data: Any, target: str | None = None, kind: str | None = None) -> Ta
         import pandas as pd
 
         inputs, targets = np.asarray(data[0]), np.asarray(data[1])
+        if inputs.ndim in (3, 4):
+            return image_task(inputs, targets, kind)
         if inputs.ndim != 2:
             raise DataError(
-                f"the arena compares on tables, X (rows, features); this X has shape {inputs.shape}: use bayesify.fit "
-                "and bayesify.evaluate for images and sequences."
+                f"the arena compares on tables, X (rows, features), and images; this X has shape {inputs.shape}: use "
+                "bayesify.fit and bayesify.evaluate for other inputs."
             )
         frame = pd.DataFrame(inputs, columns=[f"x{i}" for i in range(inputs.shape[1])])
         return make_task(frame.assign(target=targets), "target", kind)
     return make_task(data, target, kind)
 
 
+def _check_model(model: "str | nn.Module", task: Task, likelihood: str | None) -> None:
+    """Fails before any work."""
+    if is_named(model):
+        shape = task.image_shape or (task.features.shape[1],)
+        build(model, len(task.target), shape, num_outputs(task, likelihood_of(task.kind, likelihood)), 0)
+    elif isinstance(model, str):
+        load_factory(model)
+
+
+def _shift(
+    task: Task, corrupt: bool, shifted: Sequence[Any], outside: Sequence[Any], examples: int, seed: int
+) -> Shift:
+    """What is tested on beside the test rows, tried out before any work."""
+    if examples < 2:
+        raise DataError(f"{examples} test rows were to be corrupted; at least 2 are needed: 500 is usual.")
+    inner, outer = ([_other(task, one) for one in sets] for sets in (shifted, outside))
+    names = [one.name for one in (*inner, *outer)]
+    if len(set(names)) < len(names):
+        raise DataError(f"Two of the sets {', '.join(map(repr, names))} are called the same: give each its own name.")
+    found = Shift(corrupt, {one.name: one for one in inner}, {one.name: one for one in outer}, examples, seed)
+    for name, other in found.shifted.items():
+        shifted_rows(task, other, name, seed)
+    for name, other in found.outside.items():
+        outside_rows(task, other, name, seed)
+    return found
+
+
+def _other(task: Task, source: Any) -> Task:
+    """Another set; the target is the column called as the task's, where it has one."""
+    if isinstance(source, (Task, tuple, list)):
+        return as_task(source)
+    found = make_task(source)
+    columns = (*found.features.columns, *found.aside.columns)
+    return make_task(source, task.target_name) if task.target_name in columns else found
+
+
 def default_folder(plan: Plan) -> Path:
     """bayesify-results/NAME-HASH: the same command finds its own results again."""
-    settings = asdict(plan.settings)
-    for statistic in ("margin", "level"):
-        del settings[statistic]
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in plan.card.name)[:40] or "data"
-    return Path("bayesify-results") / f"{name}-{digest([plan.fingerprint, settings])[:8]}"
+    return Path("bayesify-results") / f"{name}-{settings_digest(plan.fingerprint, plan.settings)[:8]}"
 
 
 def environment(workers: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which network is compared: the default MLP, a user's factory, or a module handed over from Python."""
+"""Which network is compared: one by name, a user's factory, or a module handed over from Python."""
 
 import importlib
 import sys
@@ -9,13 +9,14 @@ from torch import nn
 
 from bayesify.arena.plan import digest
 from bayesify.engine.rng import seeded
-from bayesify.errors import ModelError
+from bayesify.errors import ModelError, suggest
 from bayesify.model.prior import Prior
 from bayesify.model.priors import Normal, get_prior
-from bayesify.models.mlp import mlp_for
+from bayesify.models.convolutional import Shape
+from bayesify.models.named import DEFAULT, MODELS, model_for
 
-Factory = Callable[[int, int], nn.Module]
-"""(number of inputs, number of outputs) → a fresh module."""
+Factory = Callable[..., nn.Module]
+"""(number of inputs, number of outputs) → a fresh module; for images the first is (channels, height, width)."""
 
 
 def likelihood_of(kind: str, chosen: str | None) -> str:
@@ -40,7 +41,10 @@ def load_factory(name: str) -> Factory:
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise ModelError(f"--model {name!r} is not of the form package.module:factory, for example mynets:make_net.")
+        raise ModelError(
+            f"--model {name!r} is no network's name, nor of the form package.module:factory, such as mynets:make_net. "
+            f"{suggest(name, [DEFAULT, *MODELS])}"
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -58,23 +62,34 @@ def load_factory(name: str) -> Factory:
     return found
 
 
-def build(model: "str | nn.Module", num_examples: int, num_inputs: int, outputs: int, seed: int) -> nn.Module:
+def is_named(model: "str | nn.Module") -> bool:
+    """Whether the network is one of ours, by name."""
+    return isinstance(model, str) and (model == DEFAULT or model in MODELS)
+
+
+def build(model: "str | nn.Module", num_examples: int, shape: Shape, outputs: int, seed: int) -> nn.Module:
     """A module for one split; factories run under a seed of their own.
 
+    Args:
+        model: a name, 'package.module:factory', or a module, which is returned as it is.
+        num_examples: to train on.
+        shape: of one example: (features,), or (channels, height, width).
+        outputs: of the network.
+        seed: of the initial weights.
+
     Raises:
-        ModelError: the factory fails or gives no module.
+        ModelError: the network does not fit the data, or the factory fails or gives no module.
     """
     if isinstance(model, nn.Module):
         return model
     with seeded(seed):
-        if model == "default":
-            return mlp_for(num_examples, num_inputs, outputs)
+        if is_named(model):
+            return model_for(model, shape, outputs, num_examples)
+        inputs = shape[0] if len(shape) == 1 else shape
         try:
-            module = load_factory(model)(num_inputs, outputs)
+            module = load_factory(model)(inputs, outputs)
         except TypeError as error:
-            raise ModelError(
-                f"--model {model!r} was called with ({num_inputs}, {outputs}) and failed: {error}."
-            ) from error
+            raise ModelError(f"--model {model!r} was called with ({inputs}, {outputs}) and failed: {error}.") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"--model {model!r} returned a {type(module).__name__}: it must return a torch.nn.Module.")
     return module

@@ -2,18 +2,23 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bayesify.arena.field import CONTROL_MEMBERS, Entrant, default_epochs
-from bayesify.datasets.splits import Split, make_splits
+from bayesify.datasets.shift import CORRUPTED_EXAMPLES, Shift
+from bayesify.datasets.splits import Split, make_splits, validation_split
 from bayesify.datasets.task import Task
-from bayesify.errors import BudgetError
+from bayesify.errors import BudgetError, DataError
 
 RESULT_VERSION = 2
 """Raised whenever the same cell would give another result: records of older versions are then not reused."""
+SHIFT_VERSION = 1
+"""The same for what is predicted beside the test rows: raised whenever a corruption or its scores change."""
+LATER = ("gap", "examples", "shift", "shifted", "outside", "shift_examples")
+"""Settings that folders made without them do not name: left out of names and hashes where they have no say."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,14 @@ class Settings:
     seed: int = 0
     margin: float = 0.01
     level: float = 0.95
+    gap: bool = False
+    examples: int | None = None
+    """Training rows of each split, at most."""
+    shift: bool = False
+    """Whether corrupted copies of test rows are tested on as well."""
+    shifted: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+    shift_examples: int = CORRUPTED_EXAMPLES
 
     @property
     def control(self) -> Entrant:
@@ -71,6 +84,7 @@ class TaskCard:
     split_kind: str
     num_train: tuple[int, ...]
     num_test: tuple[int, ...]
+    image_shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,8 @@ class Plan:
         """
         settings = dict(value["settings"])
         settings["entrants"] = tuple(Entrant(*one) for one in settings["entrants"])
-        settings["multiples"] = tuple(settings["multiples"])
+        for name in ("multiples", "shifted", "outside"):
+            settings[name] = tuple(settings.get(name, ()))
         card: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value["card"].items()}
         cells = tuple(Cell(**one) for one in value["cells"])
         return Plan(TaskCard(**card), Settings(**settings), cells, value["fingerprint"])
@@ -108,8 +123,14 @@ class Planned(NamedTuple):
     splits: tuple[Split, ...]
 
 
-def make_plan(task: Task, settings: Settings, model_fingerprint: str) -> Planned:
+def make_plan(task: Task, settings: Settings, model_fingerprint: str, shift: Shift | None = None) -> Planned:
     """Splits the task and lists the cells, cheap and telling ones first.
+
+    Args:
+        task: the data.
+        settings: of the comparison.
+        model_fingerprint: what identifies the network.
+        shift: what is predicted beside the test rows.
 
     Raises:
         DataError: the task cannot be split as asked.
@@ -118,9 +139,11 @@ def make_plan(task: Task, settings: Settings, model_fingerprint: str) -> Planned
     if settings.epochs is not None and not settings.epochs > 0:
         raise BudgetError(f"a budget of {settings.epochs} epochs per ensemble member: it must be positive.")
     splits = make_splits(
-        task, settings.num_splits, settings.test_fraction, settings.seed, settings.group, settings.time
+        task, settings.num_splits, settings.test_fraction, settings.seed, settings.group, settings.time, settings.gap
     )
-    shared = {
+    if settings.examples is not None:
+        splits = [_limited(task, split, settings.examples, settings.seed) for split in splits]
+    shared: dict[str, Any] = {
         "version": RESULT_VERSION,
         "task": fingerprint(task),
         "model": model_fingerprint,
@@ -128,6 +151,8 @@ def make_plan(task: Task, settings: Settings, model_fingerprint: str) -> Planned
         "prior": settings.prior,
         "validation": settings.validation,
     }
+    if shift is not None and not shift.is_empty:
+        shared["shift"] = _identity(shift)
     cells = []
     # Splits outermost: an interrupted comparison has whole splits, which can be compared already.
     for multiple in settings.multiples:
@@ -138,8 +163,37 @@ def make_plan(task: Task, settings: Settings, model_fingerprint: str) -> Planned
     return Planned(Plan(_card(task, settings, splits), settings, tuple(cells), digest(shared)), tuple(splits))
 
 
+def _limited(task: Task, split: Split, examples: int, seed: int) -> Split:
+    """The split with so many of its training rows, at random, every class among them."""
+    num_train = len(split.train)
+    if examples < 2:
+        raise DataError(f"{examples} training rows were asked for; at least 2 are needed.")
+    if examples >= num_train:
+        return split
+    return replace(split, train=validation_split(split.train, task.target, 1 - examples / num_train, seed).train)
+
+
+def _identity(shift: Shift) -> dict[str, Any]:
+    return {
+        "version": SHIFT_VERSION,
+        "corrupted": shift.num_corrupted if shift.corrupt else 0,
+        "seed": shift.seed,
+        "shifted": {name: fingerprint(task) for name, task in shift.shifted.items()},
+        "outside": {name: fingerprint(task) for name, task in shift.outside.items()},
+    }
+
+
+def settings_digest(plan_fingerprint: str, settings: Settings) -> str:
+    """Names a comparison's folder: all that is asked for but the statistics' settings."""
+    named = {field.name: field.default for field in fields(Settings) if field.name in LATER}
+    told = {name: value for name, value in asdict(settings).items() if name not in ("margin", "level")}
+    kept = {name: value for name, value in told.items() if name not in named or value != named[name]}
+    return digest([plan_fingerprint, kept])
+
+
 def _card(task: Task, settings: Settings, splits: list[Split]) -> TaskCard:
-    kind = "group" if settings.group else "time" if settings.time else "provided" if task.splits else "random"
+    own = "provided" if task.splits else "random"
+    kind = "group" if settings.group else "time" if settings.time else "gap" if settings.gap else own
     return TaskCard(
         name=task.name,
         kind=task.kind,
@@ -151,6 +205,7 @@ def _card(task: Task, settings: Settings, splits: list[Split]) -> TaskCard:
         split_kind=kind,
         num_train=tuple(len(split.train) for split in splits),
         num_test=tuple(len(split.test) for split in splits),
+        image_shape=task.image_shape,
     )
 
 

@@ -12,6 +12,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "control": result["control"],
         "budget": result["budget"],
         "sentence": result["sentence"],
+        **({"shift": result["shift"]["sets"]} if result.get("shift") else {}),
         "methods": [_method(entry) for entry in result["methods"]],
     }
 
@@ -20,4 +21,8 @@ def _method(entry: dict[str, Any]) -> dict[str, Any]:
     spent = entry["spent"]
     kept = {name: entry[name] for name in _METHOD}
     names = ("gradient_evaluations", "seconds", "flops")
+    if "shift" in entry:
+        kept["shift"] = {
+            name: {key: found[key] for key in ("difference", "verdict")} for name, found in entry["shift"].items()
+        }
     return {**kept, "reason": entry["reason"], "spent": {name: spent[name] for name in names} if spent else None}

@@ -30,6 +30,10 @@ class Entry:
         fingerprint: of the rows in their published order (``sources.fingerprint``); own splits are used on downloaded
             rows only if it matches.
         leaking: columns that give the target away and are not used as features.
+        image_shape: (channels, height, width) where each row is an image; ``features`` are then pixels. ``files`` are
+            idx files: images, labels, images, labels.
+        labels: names of the classes of images, by label.
+        system: a folder beside the local data folder in which an operating system's package puts ``files``.
     """
 
     name: str
@@ -47,6 +51,9 @@ class Entry:
     train_rows: int = 0
     fingerprint: str = ""
     leaking: tuple[str, ...] = ()
+    image_shape: tuple[int, int, int] | None = None
+    labels: tuple[str, ...] = ()
+    system: str = ""
 
 
 def canonical(name: str) -> str:
@@ -105,7 +112,30 @@ def _openml(name: str, rows: int, features: int, kind: str, number: int, file: s
 
 def _gap(base: Entry) -> Entry:
     """The same rows; each split tests on the middle third of one feature (Foong et al., 2019)."""
-    return replace(base, name=f"{base.name}-gap", splits="gap", openml=None)
+    return replace(base, name=f"{base.name}-gap", splits="gap")
+
+
+def _images(
+    name: str, source: str, licence: str, labels: str, fingerprint: str, openml: int | None = None, system: str = ""
+) -> Entry:
+    """28 × 28 grey images; with a number at OpenML 60,000 train and 10,000 test, else 10,000 have no splits."""
+    parts = ("train", "t10k") if openml else ("t10k",)
+    return Entry(
+        name=name,
+        rows=70_000 if openml else 10_000,
+        features=28 * 28,
+        kind="multiclass",
+        source=source,
+        licence=licence,
+        files=tuple(f"{name}/{part}-{what}-ubyte.gz" for part in parts for what in ("images-idx3", "labels-idx1")),
+        openml=openml,
+        splits="first" if openml else "",
+        train_rows=60_000 if openml else 0,
+        fingerprint=fingerprint,
+        image_shape=(1, 28, 28),
+        labels=tuple(labels.split()),
+        system=system,
+    )
 
 
 _WINE_COLUMNS = (
@@ -309,6 +339,28 @@ _ENTRIES = (
         splits="first",
         train_rows=43500,
         fingerprint="c6d82d6a30014674",
+    ),
+    _images("mnist", "LeCun et al., 1998", "CC BY-SA 3.0", "0 1 2 3 4 5 6 7 8 9", "c2069063c1105f2b", 554),
+    _images(
+        "fashion-mnist",
+        "Xiao et al., 2017",
+        "MIT",
+        "T-shirt trouser pullover dress coat sandal shirt sneaker bag boot",
+        "2cbc59191665e1ba",
+        40996,
+        system="/usr/share/datasets",  # Debian's package dataset-fashion-mnist
+    ),
+    _images("notmnist", "Y. Bulatov, 2011 (letters A to J)", CITE, "A B C D E F G H I J", "dd6b5310297fe4c7"),
+    Entry(
+        name="wine-white",
+        rows=4898,
+        features=11,
+        kind="regression",
+        source="UCI 186",
+        licence=UCI,
+        files=("wine_shift/winequality-white.csv.gz",),
+        columns=tuple(_WINE_COLUMNS.split()),
+        target="quality",
     ),
     Entry(
         name="wine-shift",

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bayesify.datasets.encode import fit_encoder, fit_target_scaler
+from bayesify.datasets.encode import Encoder, fit_encoder, fit_target_scaler
+from bayesify.datasets.images import ImageEncoder, fit_image_encoder
 
 if TYPE_CHECKING:
     from bayesify.datasets.splits import Split
@@ -18,14 +19,15 @@ class Prepared(NamedTuple):
     are left alone (target_loc = 0, target_scale = 1).
     """
 
-    X_train: np.ndarray  # (n_train, d) float32, finite
+    X_train: np.ndarray  # (n_train, d) or (n_train, channels, height, width) float32, finite
     y_train: np.ndarray  # (n_train,) float32 or int64
-    X_test: np.ndarray  # (n_test, d) float32, finite
+    X_test: np.ndarray  # as X_train
     y_test: np.ndarray  # (n_test,) float32 or int64
     target_loc: float
     target_scale: float
     feature_names: tuple[str, ...]
     classes: tuple[str, ...] | None
+    encoder: Encoder | ImageEncoder  # what the inputs went through: for other rows of the same columns
 
 
 def prepare(task: "Task", split: "Split", seed: int = 0) -> Prepared:
@@ -39,7 +41,7 @@ def prepare(task: "Task", split: "Split", seed: int = 0) -> Prepared:
     Raises:
         DataError: the training targets of this split are constant.
     """
-    encoder = fit_encoder(task.features, split.train, seed)
+    encoder = encoder_of(task, split, seed)
     loc, scale = 0.0, 1.0
     y_train, y_test = task.target[split.train], task.target[split.test]
     if task.classes is None:
@@ -55,4 +57,12 @@ def prepare(task: "Task", split: "Split", seed: int = 0) -> Prepared:
         target_scale=scale,
         feature_names=encoder.feature_names,
         classes=task.classes,
+        encoder=encoder,
     )
+
+
+def encoder_of(task: "Task", split: "Split", seed: int = 0) -> Encoder | ImageEncoder:
+    """What turns rows into a network's inputs, learned from ``split.train``. Arguments as for ``prepare``."""
+    if task.image_shape is not None:
+        return fit_image_encoder(task.features, split.train, task.image_shape)
+    return fit_encoder(task.features, split.train, seed)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bayesify.datasets.catalogue import CATALOGUE, Entry, canonical, entry
-from bayesify.datasets.splits import Split, complement
+from bayesify.datasets.images import ImageShape, image_fingerprint, image_frame, read_idx
+from bayesify.datasets.splits import Split, complement, gap_tests
 from bayesify.datasets.table import is_table_name, read_table, table_name, tables_in
 from bayesify.errors import DataError, suggest
 from bayesify.files import cache_folder
@@ -39,6 +40,7 @@ class Table(NamedTuple):
     splits: tuple[Split, ...] | None = None
     leaking: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    image_shape: ImageShape | None = None
 
 
 def open_source(source: "str | Path | pd.DataFrame") -> Table:
@@ -93,10 +95,12 @@ def whereabouts(chosen: Entry) -> str:
 
 
 def local_files(chosen: Entry) -> tuple[Path, ...]:
-    """The data set's files in the folder that BAYESIFY_DATA names; empty unless all are there."""
-    folder = os.environ.get(DATA_VARIABLE, "")
-    files = tuple(Path(folder) / name for name in chosen.files) if folder else ()
-    return files if all(path.is_file() for path in files) else ()
+    """The data set's files in the folder that BAYESIFY_DATA names, or the system's; empty unless all are there."""
+    for folder in filter(None, (os.environ.get(DATA_VARIABLE, ""), chosen.system)):
+        files = tuple(Path(folder) / name for name in chosen.files)
+        if all(path.is_file() for path in files):
+            return files
+    return ()
 
 
 def cache_file(chosen: Entry) -> Path:
@@ -153,12 +157,30 @@ def _from_scikit_learn(chosen: Entry) -> Table:
 
 
 def _from_folder(chosen: Entry, files: tuple[Path, ...]) -> Table:
+    if chosen.image_shape is not None:
+        arrays = [read_idx(path) for path in files]
+        return _from_images(chosen, np.concatenate(arrays[::2]), np.concatenate(arrays[1::2]))
     if files[0].suffix == ".npz":
         return _from_arrays(chosen, files[0])
     import pandas as pd
 
     frame = pd.concat([_unquoted(read_table(path)) for path in files], ignore_index=True)
+    if chosen.columns:
+        frame.columns = [*chosen.columns, chosen.target]
     return _with_splits(chosen, frame, str(frame.columns[-1]))
+
+
+def _from_images(chosen: Entry, images: np.ndarray, labels: np.ndarray) -> Table:
+    if len(images) != chosen.rows or len(labels) != chosen.rows:
+        raise DataError(
+            f"The files of {chosen.name!r} hold {len(images)} images and {len(labels)} labels, not {chosen.rows}: "
+            "get the files again."
+        )
+    frame = image_frame(images)
+    if image_fingerprint(frame.to_numpy(), labels) != chosen.fingerprint:
+        raise DataError(f"The images of {chosen.name!r} are not the published ones in their order: get them again.")
+    frame["label"] = np.array(chosen.labels, dtype=object)[labels]
+    return _with_splits(chosen, frame, "label")._replace(image_shape=chosen.image_shape)
 
 
 def _unquoted(frame: "pd.DataFrame") -> "pd.DataFrame":
@@ -208,6 +230,8 @@ def _from_openml(chosen: Entry) -> Table:
     if frame is None:
         frame = _download(chosen, cache_file(chosen))
     target = str(frame.columns[-1])
+    if chosen.image_shape is not None:
+        return _from_images(chosen, frame.iloc[:, :-1].to_numpy(np.uint8), frame.iloc[:, -1].to_numpy(np.uint8))
     if not chosen.splits:
         return Table(chosen.name, frame, target, chosen.kind)
     if fingerprint(frame) != chosen.fingerprint:
@@ -216,6 +240,9 @@ def _from_openml(chosen: Entry) -> Table:
     if chosen.splits == "standard":
         count = 5 if chosen.name == "protein" else STANDARD_SPLITS
         return _with_tests(chosen, frame, list(standard_tests(len(frame), count)))
+    if chosen.splits == "gap":
+        tests = [gap.rows for gap in gap_tests(frame.drop(columns=[target]))]
+        return _with_tests(chosen, frame, tests)
     return _with_splits(chosen, frame, target)
 
 

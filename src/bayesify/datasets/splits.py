@@ -50,10 +50,11 @@ def make_splits(
     seed: int = 0,
     group: str | None = None,
     time: str | None = None,
+    gap: bool = False,
 ) -> list[Split]:
     """Splits of a task's rows.
 
-    In this order: by ``group`` or ``time`` where asked; the task's own splits where it has any (the first
+    In this order: by ``group``, ``time`` or ``gap`` where asked; the task's own splits where it has any (the first
     ``num_splits``; fewer where it has fewer); random ones, stratified by class.
 
     Args:
@@ -63,11 +64,15 @@ def make_splits(
         seed: seed of random and grouped splits.
         group: a column, feature or not; rows that share its value stay together.
         time: a column, feature or not; every test row is later than all training rows of its split.
+        gap: the middle third of the rows by one feature test, the others train; split k is by the k-th feature of
+            numbers (Foong et al., 2019, "In-between uncertainty").
 
     Raises:
         DataError: a value out of range, an unknown column, or no such split exists.
     """
-    _check_arguments(num_splits, test_fraction, group, time)
+    _check_arguments(num_splits, test_fraction, (group is not None) + (time is not None) + gap)
+    if gap:
+        return _by_gap(task, num_splits)
     if group is not None:
         return _by_group(task, _column(task, group), num_splits, test_fraction, seed)
     if time is not None:
@@ -109,13 +114,32 @@ def complement(test: np.ndarray, num_rows: int) -> np.ndarray:
     return np.flatnonzero(rest)
 
 
-def _check_arguments(num_splits: int, test_fraction: float, group: str | None, time: str | None) -> None:
+class Gap(NamedTuple):
+    """The middle third by one feature."""
+
+    feature: str
+    rows: np.ndarray
+
+
+def gap_tests(features: "pd.DataFrame") -> list[Gap]:
+    """Test rows of one gap split for every feature of numbers with three values or more; ties in order of rows."""
+    found = []
+    for name in features.columns:
+        column = features[name]
+        if is_text(column) or is_date(column) or column.nunique() < 3:
+            continue
+        order = np.argsort(column.to_numpy(dtype=np.float64), kind="stable")  # missing values come last
+        found.append(Gap(str(name), order[round(len(order) / 3) : round(2 * len(order) / 3)]))
+    return found
+
+
+def _check_arguments(num_splits: int, test_fraction: float, ways: int) -> None:
     if num_splits < 1:
         raise DataError(f"The number of splits is {num_splits}; it must be 1 or more.")
     if not 0 < test_fraction < 1:
         raise DataError(f"The test fraction is {test_fraction}; it must lie between 0 and 1: 0.1 is usual.")
-    if group is not None and time is not None:
-        raise DataError("Splits are either by group or by time, not both: leave one of them out.")
+    if ways > 1:
+        raise DataError("Splits are by group, by time or by gap, one of them: leave the others out.")
 
 
 def _column(task: "Task", name: str) -> "pd.Series":
@@ -127,6 +151,21 @@ def _column(task: "Task", name: str) -> "pd.Series":
                 raise DataError(f"{name!r} has no value in {rows_text(missing)}: fill or remove them to split by it.")
             return column
     raise column_not_found(name, [*task.features.columns, *task.aside.columns], task.name)
+
+
+def _by_gap(task: "Task", num_splits: int) -> list[Split]:
+    splits = []
+    for number, (feature, rows) in enumerate(gap_tests(task.features)[:num_splits] if task.image_shape is None else []):
+        train = complement(rows, len(task.target))
+        absent = _absent_classes(task, train)
+        if absent:
+            raise DataError(
+                f"Class {quoted(absent)} is only in the middle third by {feature!r}: gap splits cannot be made of it."
+            )
+        splits.append(Split(train, np.sort(rows), f"gap-{number}"))
+    if not splits:
+        raise DataError("Gap splits are by features of numbers with three values or more, and there is none here.")
+    return splits
 
 
 def _random(task: "Task", num_splits: int, test_fraction: float, seed: int) -> list[Split]:

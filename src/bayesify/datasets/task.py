@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayesify.datasets.columns import column_not_found, plain_frame, rows_text, screen
+from bayesify.datasets.images import ImageShape, image_frame, image_shape_of
 from bayesify.datasets.sources import Table, open_source
 from bayesify.datasets.splits import Split
-from bayesify.datasets.target import Kind, read_target
+from bayesify.datasets.target import Kind, Target, read_target
 from bayesify.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Task:
         splits: the data set's own splits, None where it has none.
         num_dropped: rows of the table that were left out because their target is missing.
         notes: sentences for the user: what was inferred, put aside or left out.
+        image_shape: (channels, height, width) where every row of ``features`` is an image's pixels, else None.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Task:
     splits: tuple[Split, ...] | None = None
     num_dropped: int = 0
     notes: tuple[str, ...] = field(default=())
+    image_shape: ImageShape | None = None
 
 
 def num_outputs(task: Task, likelihood: str) -> int:
@@ -76,6 +79,11 @@ def make_task(
 
 def build_task(table: Table, target: str | None = None, kind: str | None = None, drop: Sequence[str] = ()) -> Task:
     """``make_task`` for a table that is already open."""
+    if table.image_shape is not None:
+        if target not in (None, table.target) or drop:
+            raise DataError(f"{table.name!r} is a set of images: it has no other target and no column to drop.")
+        pixels = table.frame.drop(columns=[str(table.target)])
+        return _image_task(table, pixels, read_target(table.frame[str(table.target)], kind or table.kind, "published"))
     frame, notes = plain_frame(table.frame, table.name)
     if not len(frame):
         raise DataError(f"{table.name!r} has no row: nothing can be learned from it.")
@@ -108,6 +116,44 @@ def build_task(table: Table, target: str | None = None, kind: str | None = None,
         splits=_on_kept_rows(table.splits, answer.kept, len(frame)),
         num_dropped=len(frame) - len(answer.kept),
         notes=(*table.notes, *([how] if how else []), *answer.notes, *notes, *screened.notes),
+    )
+
+
+def image_task(images: np.ndarray, labels: np.ndarray, kind: str | None = None) -> Task:
+    """Make a task of images.
+
+    Args:
+        images: (n, height, width) or (n, channels, height, width), numbers; bytes are taken to range from 0 to 255.
+        labels: (n,) what to predict of each.
+        kind: as for ``make_task``.
+
+    Raises:
+        DataError: anything that would spoil training, in one line with what to do.
+    """
+    import pandas as pd
+
+    shape = image_shape_of(images)
+    if labels.shape != (len(images),):
+        raise DataError(f"{len(images)} images came with targets of shape {labels.shape}: give one target per image.")
+    table = Table("images", image_frame(images), "target", kind, image_shape=shape)
+    return _image_task(table, table.frame, read_target(pd.Series(labels, name="target"), kind))
+
+
+def _image_task(table: Table, pixels: "pd.DataFrame", answer: Target) -> Task:
+    """Pixels are neither screened nor cleaned: a constant one keeps its place."""
+    whole = len(answer.kept) == len(pixels)
+    return Task(
+        name=table.name,
+        features=pixels if whole else pixels.iloc[answer.kept].reset_index(drop=True),
+        target=answer.values,
+        kind=answer.kind,
+        classes=answer.classes,
+        target_name=str(table.target),
+        aside=pixels.iloc[answer.kept, :0],
+        splits=_on_kept_rows(table.splits, answer.kept, len(pixels)),
+        num_dropped=len(pixels) - len(answer.kept),
+        notes=(*table.notes, *answer.notes),
+        image_shape=table.image_shape,
     )
 
 

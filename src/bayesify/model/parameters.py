@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesify.errors import ModelError
+from bayesify.model.normalisation import FilterResponseNorm2d
 
-NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, FilterResponseNorm2d)
 
 
 class Slot(NamedTuple):
@@ -106,7 +107,7 @@ def _check_alike(trainable: list[tuple[str, nn.Parameter]]) -> None:
 
 def _role(leaf: str, parameter: Tensor, owner: nn.Module) -> str:
     if isinstance(owner, NORMALISATIONS):
-        return "bias" if leaf == "bias" else "scale"
+        return "bias" if leaf in ("bias", "threshold") else "scale"
     if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
         return "embedding"
     return "weight" if parameter.dim() >= 2 else "bias"

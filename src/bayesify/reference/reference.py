@@ -139,7 +139,10 @@ def parsed_setup(task: Task, network: str, likelihood: str | None, method: str |
     Raises:
         ModelError: the network cannot be read.
         MethodError: a setting is out of range.
+        DataError: the task is of images.
     """
+    if task.image_shape is not None:
+        raise DataError(f"References are of small networks on tables, and {task.name!r} holds images: choose a table.")
     try:
         widths = () if network == "linear" else tuple(int(part) for part in network.split("-"))
     except ValueError:

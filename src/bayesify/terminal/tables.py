@@ -39,12 +39,70 @@ def print_result(result: dict[str, Any], report: Path) -> None:
     for entry in sorted(result["methods"], key=_rank):
         table.add_row(*_row(entry, score))
     out.print(table)
+    if result.get("shift"):
+        _print_shift(out, result)
     out.print()
     for caveat in result["caveats"]:
         out.print(f"[dim]note: {escape(caveat)}[/]")
     out.print()
     out.print(f"[bold]{escape(result['sentence'])}[/]")
+    for one in (result.get("shift") or {}).get("sets", []):
+        if "sentence" in one:
+            out.print(escape(one["sentence"]))
     out.print(f"report: {escape(str(report))}", soft_wrap=True)
+
+
+def _print_shift(out: Console, result: dict[str, Any]) -> None:
+    """A table for every set with targets, and one for all sets from outside."""
+    methods = sorted(result["methods"], key=_rank)
+    outside = []
+    for one in result["shift"]["sets"]:
+        if one["kind"] == "outside":
+            outside.append(one["name"])
+        else:
+            _print_set(out, methods, one["name"])
+    names = [name for name in _scores_elsewhere(methods) if name.partition("@")[2] in outside]
+    if not names:
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("told apart (AUROC)", no_wrap=True)
+    for name in names:
+        measure, _, other = name.removeprefix("auroc_").partition("@")
+        table.add_column(f"{escape(other)}, by {measure.replace('_', ' ')}", justify="right")
+    for entry in methods:
+        table.add_row(escape(entry["name"]), *(number(entry["scores"].get(name)) for name in names))
+    out.print()
+    out.print(table)
+
+
+def _print_set(out: Console, methods: list[dict[str, Any]], other: str) -> None:
+    names = [name for name in _scores_elsewhere(methods) if name.partition("@")[2] == other]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in (f"on {escape(other)} rows", "verdict"):
+        table.add_column(heading, no_wrap=True)
+    for name in names:
+        score = name.partition("@")[0]
+        table.add_column(score if score == "accuracy" else score.upper(), justify="right", no_wrap=True)
+    table.add_column("better by (nats)", justify="right", no_wrap=True)
+    for entry in methods:
+        found = entry.get("shift", {}).get(other, {})
+        verdict = found.get("verdict") or entry["status"]
+        scores = (number(entry["scores"].get(name)) for name in names)
+        shown = f"[{STYLES.get(verdict, 'dim')}]{verdict}[/]"
+        table.add_row(escape(entry["name"]), shown, *scores, _interval(found.get("difference")))
+    out.print()
+    out.print(table)
+
+
+def _scores_elsewhere(methods: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for entry in methods for name in entry["scores"] if "@" in name))
+
+
+def _interval(difference: dict[str, float] | None) -> str:
+    if not difference:
+        return "–"
+    text = f"{signed(difference['estimate'])} [{signed(difference['low'])}, {signed(difference['high'])}]"
+    return text.replace("[", "\\[")
 
 
 def _rank(entry: dict[str, Any]) -> tuple[int, float]:
@@ -55,16 +113,13 @@ def _rank(entry: dict[str, Any]) -> tuple[int, float]:
 def _row(entry: dict[str, Any], score: str) -> list[str]:
     verdict = entry["verdict"] or entry["status"]
     shown = f"{verdict} (reference)" if entry["is_null"] and entry["verdict"] else verdict
-    scores, spent, difference = entry["scores"], entry["spent"], entry["difference"]
-    interval = "–"
-    if difference:
-        interval = f"{signed(difference['estimate'])} [{signed(difference['low'])}, {signed(difference['high'])}]"
+    scores, spent = entry["scores"], entry["spent"]
     return [
         escape(entry["name"]),
         f"[{STYLES.get(verdict, 'dim')}]{shown}[/]",
         number(scores.get("nll")),
         number(scores.get(score)),
-        interval.replace("[", "\\["),
+        _interval(entry["difference"]),
         "–" if entry["budget_fraction"] is None else f"{100 * entry['budget_fraction']:.0f}%",
         "–" if spent is None else duration(spent["seconds"]),
         "–" if entry["predict_seconds"] is None else f"{1000 * entry['predict_seconds']:.1f} ms",

@@ -19,6 +19,9 @@ Schema 1 of the result, all keys optional:
 * ``curve``: method, multiple, gradient_evaluations, score, low, high, verdict; drawn with two or more multiples.
 * ``chains``: per method, row, tested, r_hat, ess, and per chain lists trace, ranks (counts in equal bins) and
   autocorrelation (by lag).
+* ``shift``: sets (name, kind of corrupted, shifted or outside, sentence, examples, conditions), severities (per method:
+  severity, nll, ...) and conditions; in ``methods`` then ``shift`` (per set with targets: difference, verdict, ...),
+  ``shift_seconds``, and scores called ``nll@corrupted``, ``auroc_entropy@notmnist``, ....
 * ``progress``: done, planned, failed. ``missing``: method, split, seed, reason. ``caveats``: sentences.
 """
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from bayesify.arena.report import wording
-from bayesify.arena.report.plain import number, text, whole, words
+from bayesify.arena.report.plain import Plain, number, text, whole, words
 from bayesify.arena.report.tables import underspent
 from bayesify.arena.report.view import KINDS, MethodView, ReportView
 
@@ -41,7 +41,7 @@ def facts(view: ReportView) -> list[Fact]:
     train, test = whole(task, "num_train"), whole(task, "num_test")
     data = [
         wording.plural(rows, "row") if rows is not None else "",
-        wording.plural(features, "feature") if features is not None else "",
+        _inputs(task, features),
         wording.plural(len(classes), "class").replace("classs", "classes") if isinstance(classes, list) else "",
     ]
     target = text(task, "target")
@@ -149,6 +149,13 @@ def _unspent(view: ReportView) -> list[str]:
         spent = f"{method.label} ({wording.percent(method.budget_fraction)} spent)"
         by_reason.setdefault(method.unspent_reason or "no reason was given", []).append(spent)
     return [f"Budget left unspent by {wording.listing(methods)}: {reason}" for reason, methods in by_reason.items()]
+
+
+def _inputs(task: Plain, features: int | None) -> str:
+    shape = task.get("image_shape")
+    if isinstance(shape, list) and len(shape) == 3:
+        return f"images of {shape[1]} × {shape[2]}" + (f" in {shape[0]} channels" if shape[0] != 1 else "")
+    return wording.plural(features, "feature") if features is not None else ""
 
 
 def _budget(view: ReportView) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bayesify.arena.report import forest, mixing, notes, panels, pareto, tables, wording
+from bayesify.arena.report import forest, mixing, notes, panels, pareto, shift, tables, wording
 from bayesify.arena.report.plain import Plain, strict_json, text
 from bayesify.arena.report.view import SYMBOLS, VERDICTS, ReportView, read
 
@@ -40,6 +40,7 @@ def html(raw: Plain) -> str:
             reliability=panels.reliability(view),
             curves=panels.curves(view),
             chains=mixing.chains(view),
+            shift=shift.shown(view, charts=True),
             download=base64.b64encode(strict_json(raw).encode()).decode(),
         )
     )
@@ -47,7 +48,12 @@ def html(raw: Plain) -> str:
 
 def markdown(raw: Plain) -> str:
     """The Markdown file for a plain result."""
-    return _environment("markdown").get_template("report.md.j2").render(**_content(read(raw)))
+    view = read(raw)
+    return (
+        _environment("markdown")
+        .get_template("report.md.j2")
+        .render(**_content(view), shift=shift.shown(view, charts=False))
+    )
 
 
 def _content(view: ReportView) -> dict[str, Any]:

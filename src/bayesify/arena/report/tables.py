@@ -52,8 +52,8 @@ def difference_text(method: MethodView, decimals: int) -> str:
 
 
 def score_names(view: ReportView) -> list[str]:
-    """Every score that some method has, the comparison's first, then in the order given."""
-    names = dict.fromkeys(name for method in view.methods for name in method.scores)
+    """Every score of the test rows that some method has, the comparison's first, then in the order given."""
+    names = dict.fromkeys(name for method in view.methods for name in method.scores if "@" not in name)
     return sorted(names, key=lambda name: name != view.metric.name)
 
 
@@ -66,16 +66,16 @@ def scores(view: ReportView) -> Table:
         Column("Difference", f"to the control, with its {wording.share(view.level)} interval; positive is better"),
         Column("p", "two-sided, adjusted for the number of methods compared"),
         Column("Detectable", "the true difference that this comparison would have found four times out of five"),
-        *(Column(wording.metric(name).label, _meaning(name)) for name in names),
+        *(Column(wording.metric(name).label, meaning(name)) for name in names),
     ]
     # Scores that are compared show as many digits as their differences.
     finest = {view.metric.name: decimals}
-    lists = {name: _score_column(view.ranked, name, finest.get(name, 0)) for name in names}
+    lists = {name: score_column(view.ranked, name, finest.get(name, 0)) for name in names}
     rows = []
     for index, method in enumerate(view.ranked):
         cells = (
-            _verdict_cell(method),
-            _difference_cell(method, decimals),
+            verdict_cell(method),
+            difference_cell(method, decimals),
             Cell(wording.p_value(method.p_adjusted), method.p_adjusted),
             Cell(wording.fixed(method.minimum_detectable, decimals), method.minimum_detectable),
         )
@@ -132,7 +132,8 @@ def _cost_cell(value: float | None, write: Callable[[float | None], str]) -> Cel
     return Cell(write(value), value, note=exact)
 
 
-def _verdict_cell(method: MethodView) -> Cell:
+def verdict_cell(method: MethodView) -> Cell:
+    """The verdict in words, with its mark."""
     if method.is_control:
         return Cell(f"{SYMBOLS['control']} control", -1, style="control")
     if method.verdict is None:
@@ -141,14 +142,16 @@ def _verdict_cell(method: MethodView) -> Cell:
     return Cell(word, VERDICTS.index(method.verdict), note=method.verdict_sentence, style=method.verdict)
 
 
-def _difference_cell(method: MethodView, decimals: int) -> Cell:
+def difference_cell(method: MethodView, decimals: int) -> Cell:
+    """The difference to the control with its interval."""
     if method.is_control:
         return Cell(wording.fixed(0, decimals), 0)
     estimate = method.difference.estimate if method.difference else None
     return Cell(difference_text(method, decimals), estimate)
 
 
-def _score_column(methods: Sequence[MethodView], name: str, at_least: int) -> list[Cell]:
+def score_column(methods: Sequence[MethodView], name: str, at_least: int) -> list[Cell]:
+    """One score of all methods, with at least so many decimals."""
     metric = wording.metric(name)
     values = [method.scores.get(name) for method in methods]
     decimals = max(wording.decimals_for(values), at_least)
@@ -170,7 +173,8 @@ def _best(values: Sequence[float | None], metric: wording.Metric) -> float | Non
     return min(finite) if metric.direction == "lower" else max(finite)
 
 
-def _meaning(name: str) -> str:
+def meaning(name: str) -> str:
+    """Which way a score is good."""
     metric = wording.metric(name)
     if metric.direction == "target":
         return f"should be {wording.percent(metric.target)}"

@@ -177,7 +177,7 @@ class ReportView:
 def read(raw: Plain) -> ReportView:
     """The page's content from a plain result (see `plain`)."""
     task = table(raw, "task")
-    methods = tuple(_method(row, text(raw, "control")) for row in tables(raw, "methods"))
+    methods = tuple(method_view(row, text(raw, "control")) for row in tables(raw, "methods"))
     known = metric(text(task, "metric", "nll"))
     level = number(raw, "level")
     return ReportView(
@@ -206,7 +206,8 @@ def _rank(method: MethodView) -> tuple[bool, bool, float, str]:
     return (not method.is_control, method.difference is None, worse_by, method.label)
 
 
-def _method(row: Plain, control: str) -> MethodView:
+def method_view(row: Plain, control: str) -> MethodView:
+    """One method of the result."""
     name = text(row, "name", "unnamed")
     is_control = row.get("is_control") is True or (bool(control) and name == control)
     return MethodView(

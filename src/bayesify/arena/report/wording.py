@@ -6,7 +6,7 @@ Every function takes None for "not available" and gives `NOTHING` for it.
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 NOTHING = "–"
@@ -42,6 +42,10 @@ _METRICS = {
         Metric("adaptive_ece", "Adaptive ECE", "lower"),
         Metric("classwise_ece", "Class-wise ECE", "lower"),
         Metric("auroc", "AUROC", "higher"),
+        Metric("auroc_entropy", "AUROC by entropy", "higher"),
+        Metric("auroc_mutual_information", "AUROC by mutual information", "higher"),
+        Metric("auroc_stddev", "AUROC by standard deviation", "higher"),
+        Metric("auroc_epistemic", "AUROC by epistemic variance", "higher"),
         Metric("aupr", "AUPR", "higher"),
         Metric("fpr95", "FPR95", "lower", percent=True),
         Metric("aurc", "AURC", "lower"),
@@ -53,7 +57,14 @@ _INTERVAL_METRIC = re.compile(r"(coverage|width)_(\d{1,2})")
 
 
 def metric(name: str) -> Metric:
-    """What is known about the score called `name`; an unknown one has no good direction."""
+    """What is known about the score called `name`; an unknown one has no good direction.
+
+    A name such as ``nll@corrupted`` is that score on another set than the test rows.
+    """
+    known, at, other = name.partition("@")
+    if at:
+        found = metric(known)
+        return replace(found, name=name, label=f"{found.label}, {other}")
     if name in _METRICS:
         return _METRICS[name]
     interval = _INTERVAL_METRIC.fullmatch(name)
