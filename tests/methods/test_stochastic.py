@@ -12,7 +12,7 @@ from bayesify.engine.rng import generator
 from bayesify.engine.run import Run
 from bayesify.engine.stochastic import geometry, rms_scale
 from bayesify.errors import BudgetError, MethodError
-from bayesify.methods import SGHMC, SGLD, SGNHT, AdamSGLD, AdaptiveSGHMC, Cyclical, Multi
+from bayesify.methods import SGHMC, SGLD, SGNHT, SMILE, AdamSGLD, AdaptiveSGHMC, Cyclical, Multi
 from bayesify.methods.cyclical import cosine_cycles
 from bayesify.methods.stochastic import StochasticSampler
 from bayesify.model.problem import Problem
@@ -20,7 +20,6 @@ from bayesify.posterior.draws import Draws
 
 CHAINS: dict[str, Any] = {"num_chains": 16, "num_draws": 200, "warm_start_epochs": 1, "burn_in": 0.1}
 SAMPLERS = [SGLD, SGHMC, SGNHT, AdamSGLD, AdaptiveSGHMC]
-samplers = pytest.mark.parametrize("sampler", SAMPLERS)
 temperatures = pytest.mark.parametrize("temperature", [1.0, 0.3])
 LARGEST = 101.0
 """Curvature of the correlated Gaussian at temperature 1."""
@@ -88,7 +87,7 @@ def test_no_drift_is_sgld_to_the_bit() -> None:
     assert torch.equal(draws_of(one, SGLD(**CHAINS), 200), draws_of(two, AdamSGLD(**CHAINS, drift=0.0), 200))
 
 
-@samplers
+@pytest.mark.parametrize("sampler", [*SAMPLERS, SMILE])
 def test_batches_keep_to_the_tolerance(sampler: type[StochasticSampler]) -> None:
     target = correlated_gaussian()
     method = sampler(**CHAINS, sampling_batch_size=16, tolerance=0.3)
@@ -188,7 +187,7 @@ def test_cycles_need_a_minibatch_sampler() -> None:
 # ---- trouble ---------------------------------------------------------------------------------------------------------
 
 
-@samplers
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_chains_that_blow_up_go_back_and_are_reported(sampler: type[StochasticSampler]) -> None:
     problem = smooth_network()
     method = sampler(num_chains=2, num_draws=10, step_size=1e3)
@@ -219,6 +218,7 @@ def test_too_small_a_budget_is_refused() -> None:
         (AdamSGLD, {"beta2": 1.0}),
         (AdaptiveSGHMC, {"friction": 1.0}),
         (AdaptiveSGHMC, {"preconditioner": "prior"}),
+        (SMILE, {"length": 0.0}),
     ],
 )
 def test_bad_settings_are_refused(sampler: type[StochasticSampler], settings: dict[str, Any]) -> None:
