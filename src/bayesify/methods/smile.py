@@ -58,7 +58,7 @@ class SMILE(StochasticSampler):
         exactness=Exactness.APPROXIMATE,
         reference="Sommer et al., ICML 2026, arXiv 2602.06500",
         summary="constant-speed Langevin sampling on minibatch gradients",
-        bias="the mean temperature is right; directions with noisier gradients are too wide and others too narrow, both "
+        bias="the mean temperature is right; directions of noisier gradients are too wide and others too narrow, both "
         "by at most `tolerance`",
         search_space={"tolerance": Range(0.05, 1.0, log=True)},
     )
