@@ -44,6 +44,7 @@ METHODS = {
     "adaptive_sghmc": f"adaptive_sghmc({CHAINS})",
     "sgnht": f"sgnht({CHAINS})",
     "adam_sgld": f"adam_sgld({CHAINS}, preconditioner=rmsprop)",
+    "smile": f"smile({CHAINS})",
     "split_hmc": "split_hmc(num_splits=3, num_chains=2, num_draws=5, batch_size=16)",
     "sae": "sae(num_chains=2, num_draws=3, batch_size=16)",
     "cyclical": f"cyclical(sgld({CHAINS}), 2)",

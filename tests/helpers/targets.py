@@ -52,46 +52,80 @@ def correlated_gaussian(dtype: torch.dtype = torch.float64, temperature: float =
     y = x @ torch.randn(SIZE, generator=rng, dtype=torch.float64)
     y = y + NOISE * torch.randn(ROWS, generator=rng, dtype=torch.float64)
     network = Network(nn.Linear(SIZE, 1, bias=False).to(dtype))
-    problem = Problem(
-        network, Gaussian(scale=NOISE), Normal(scale=1.0), Data(x.to(dtype), y.to(dtype)), temperature=temperature
-    )
-    precision = x.T @ x / NOISE**2 + torch.eye(SIZE)
-    mean = torch.linalg.solve(precision, x.T @ y / NOISE**2)
-    root = torch.linalg.cholesky(precision / temperature)
+    data = Data(x.to(dtype), y.to(dtype))
+    problem = Problem(network, Gaussian(scale=NOISE), Normal(scale=1.0), data, temperature=temperature)
+    return gaussian_under(problem, torch.linalg.inv(precision_of(problem)))
+
+
+def precision_of(problem: Problem) -> Tensor:
+    """Of the correlated Gaussian, tempered, (20, 20); its largest eigenvalue is 101/T."""
+    x = problem.data.inputs.double()
+    return (x.T @ x / NOISE**2 + torch.eye(SIZE)) / problem.temperature
+
+
+def gaussian_under(problem: Problem, covariance: Tensor) -> Target:
+    """The correlated Gaussian's features for a law with its mean and another covariance."""
+    x, y = problem.data.inputs.double(), problem.data.targets.double()
+    mean = torch.linalg.solve(precision_of(problem) * problem.temperature, x.T @ y / NOISE**2)
+    root = torch.linalg.cholesky(torch.linalg.inv(covariance))
     return Target(problem, lambda draws: _moments((draws - mean) @ root))
 
 
-def mixture(dtype: torch.dtype = torch.float64, temperature: float = 1.0) -> Target:
+def mixture(
+    dtype: torch.dtype = torch.float64, temperature: float = 1.0, *, oblique: bool = True, rows: int = 1
+) -> Target:
     """Two Gaussians of different weight and width, apart along one oblique direction of 4, times a wide prior.
 
     Features: probabilities up to five quantiles along that direction, and all first and second moments; across it the
     density is Gaussian, along it everything is integrated numerically, so that any temperature is as exact as 1.
+    The likelihood is shared out among so many equal rows of data.
     """
-    rng = generator("cpu", "mixture")
-    turn = torch.linalg.qr(torch.randn(MIXTURE_SIZE, MIXTURE_SIZE, generator=rng, dtype=torch.float64))[0]
     network = Network(_Constant().to(dtype))
-    own = turn.to(dtype)
+    own = mixture_axes(oblique).to(dtype)
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         turned = outputs @ own
-        return 0.5 * turned[..., 1:].square().sum(-1) - _log_mixture(turned[..., 0]) + 0 * targets
+        return (0.5 * turned[..., 1:].square().sum(-1) - _log_mixture(turned[..., 0])) / rows + 0 * targets
 
-    data = Data(torch.zeros(1, 1, dtype=dtype), torch.zeros(1, dtype=dtype))
+    data = Data(torch.zeros(rows, 1, dtype=dtype), torch.zeros(rows, dtype=dtype))
     problem = Problem(network, Loss(loss), Normal(scale=MIXTURE_PRIOR), data, temperature=temperature)
     grid = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
     weight = ((_log_mixture(grid) - 0.5 * (grid / MIXTURE_PRIOR).square()) / temperature).exp()
-    weight = weight / weight.sum()
+    return mixture_under(problem, grid, weight, temperature / (1 + MIXTURE_PRIOR**-2), oblique)
+
+
+def mixture_axes(oblique: bool) -> Tensor:
+    """Columns: the direction along which the mixture's components are apart, and those across it."""
+    random = torch.randn(MIXTURE_SIZE, MIXTURE_SIZE, generator=generator("cpu", "mixture"), dtype=torch.float64)
+    return torch.linalg.qr(random)[0] if oblique else torch.eye(MIXTURE_SIZE, dtype=torch.float64)
+
+
+def mixture_score(u: Tensor, temperature: float) -> Tensor:
+    """The derivative of the mixture's tempered log density along its direction."""
+    parts = [
+        (math.log(weight / width) - 0.5 * ((u - centre) / width).square(), (centre - u) / width**2)
+        for weight, centre, width in zip(WEIGHTS, CENTRES, WIDTHS, strict=True)
+    ]
+    shares = torch.stack([log for log, _ in parts]).softmax(0)
+    pull = (shares * torch.stack([slope for _, slope in parts])).sum(0)
+    return (pull - u / MIXTURE_PRIOR**2) / temperature
+
+
+def mixture_under(problem: Problem, grid: Tensor, weight: Tensor, across: float, oblique: bool = True) -> Target:
+    """The mixture's features for a law with these weights on a grid along its direction, and this variance across."""
+    turn, weight = mixture_axes(oblique), weight / weight.sum()
     cumulative = weight.cumsum(0)
     at = torch.searchsorted(cumulative, torch.tensor(QUANTILES, dtype=torch.float64))
     mean = (weight * grid).sum()
     along = (weight * (grid - mean).square()).sum().sqrt()
-    across = math.sqrt(temperature / (1 + MIXTURE_PRIOR**-2))
+    # Half of a cell's probability is below its middle.
+    below = cumulative[at] - 0.5 * weight[at]
 
     def features(draws: Tensor) -> Tensor:
         turned = draws @ turn
-        below = (turned[..., :1] <= grid[at]).double() - cumulative[at]
-        standard = torch.cat([(turned[..., :1] - mean) / along, turned[..., 1:] / across], dim=-1)
-        return torch.cat([below, _moments(standard)], dim=-1)
+        share = (turned[..., :1] <= grid[at]).double() - below
+        standard = torch.cat([(turned[..., :1] - mean) / along, turned[..., 1:] / math.sqrt(across)], dim=-1)
+        return torch.cat([share, _moments(standard)], dim=-1)
 
     return Target(problem, features)
 

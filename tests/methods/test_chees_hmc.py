@@ -1,6 +1,6 @@
 import pytest
 import torch
-from targets import chains_run, correlated_gaussian, excess, halve_gradients, mixture, sampled
+from targets import chains_run, correlated_gaussian, excess, halve_gradients, sampled
 
 from bayesify.engine import hamiltonian
 from bayesify.errors import MethodError
@@ -9,25 +9,6 @@ from bayesify.methods.chees_hmc import ChEESHMC
 
 SAMPLER = ChEESHMC(num_chains=16, num_draws=200, warm_start_epochs=1)
 EPOCHS = 3000
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_samples_a_correlated_gaussian(dtype: torch.dtype, temperature: float) -> None:
-    target = correlated_gaussian(dtype, temperature)
-    run = chains_run(target.problem, SAMPLER, EPOCHS)
-    draws = sampled(target.problem, SAMPLER, run)
-    assert draws.shape[1] > 100
-    assert excess(draws, target) < 1
-    assert run.notes["r_hat"] < 1.05
-    assert run.notes["warnings"] == []
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_samples_a_mixture(dtype: torch.dtype, temperature: float) -> None:
-    target = mixture(dtype, temperature)
-    assert excess(sampled(target.problem, SAMPLER, chains_run(target.problem, SAMPLER, EPOCHS)), target) < 1
 
 
 def test_samples_with_masses_from_the_prior() -> None:

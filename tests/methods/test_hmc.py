@@ -30,27 +30,6 @@ SAMPLER = HMC(num_chains=16, num_draws=200, warm_start_epochs=1)
 EPOCHS = 4000
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_samples_a_correlated_gaussian(dtype: torch.dtype, temperature: float) -> None:
-    target = correlated_gaussian(dtype, temperature)
-    run = chains_run(target.problem, SAMPLER, EPOCHS)
-    draws = sampled(target.problem, SAMPLER, run)
-    assert draws.shape[1] > 150
-    assert excess(draws, target) < 1
-    assert run.notes["r_hat"] < 1.05
-    assert run.notes["warnings"] == []
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_samples_a_mixture(dtype: torch.dtype, temperature: float) -> None:
-    target = mixture(dtype, temperature)
-    method = HMC(num_chains=16, num_draws=200, warm_start_epochs=1, trajectory_length=2.0)
-    draws = sampled(target.problem, method, chains_run(target.problem, method, 6000))
-    assert excess(draws, target) < 1
-
-
 def test_the_mixture_refuses_a_wrong_temperature() -> None:
     target = mixture(temperature=0.8)
     method = HMC(num_chains=16, num_draws=200, warm_start_epochs=1, trajectory_length=2.0)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from small_problems import problem_of, run_of
-from targets import SIZE, chains_run, correlated_gaussian, excess, halve_gradients, mixture, sampled, smooth_network
+from targets import SIZE, chains_run, correlated_gaussian, excess, halve_gradients, sampled, smooth_network
 from torch import Tensor, nn
 
 from bayesify.engine import microcanonical, pacing
@@ -17,25 +17,6 @@ from bayesify.model.likelihoods import Gaussian
 
 SAMPLER = MCLMC(num_chains=16, num_draws=200, warm_start_epochs=1)
 EPOCHS = 3000
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_samples_a_correlated_gaussian(dtype: torch.dtype, temperature: float) -> None:
-    target = correlated_gaussian(dtype, temperature)
-    run = chains_run(target.problem, SAMPLER, EPOCHS)
-    draws = sampled(target.problem, SAMPLER, run)
-    assert draws.shape[1] > 150
-    assert excess(draws, target) < 1
-    assert run.notes["r_hat"] < 1.05
-    assert run.notes["warnings"] == []
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_samples_a_mixture(temperature: float) -> None:
-    target = mixture(torch.float32, temperature)
-    draws = sampled(target.problem, SAMPLER, chains_run(target.problem, SAMPLER, 6000))
-    assert excess(draws, target) < 1
 
 
 def test_learned_masses_find_the_posterior_with_longer_steps() -> None:

@@ -1,6 +1,6 @@
 """What holds for every sampler with all the data: randomness, checkpoints, budgets, starts.
 
-Whether their draws are right is tested method by method.
+Whether their draws are right: `exactness/test_sampler_grid.py`.
 """
 
 import math

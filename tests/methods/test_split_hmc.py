@@ -18,16 +18,6 @@ SAMPLER = SplitHMC(num_chains=16, num_draws=200, warm_start_epochs=1)
 EPOCHS = 2000
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_samples_a_correlated_gaussian(dtype: torch.dtype, temperature: float) -> None:
-    target = correlated_gaussian(dtype, temperature)
-    run = chains_run(target.problem, SAMPLER, EPOCHS)
-    assert excess(sampled(target.problem, SAMPLER, run), target) < 1
-    assert run.notes["warnings"] == []
-    assert target.problem.meter.total <= run.limit * (1 + 1e-6)
-
-
 def halve_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     right = split_hmc._gradient
     monkeypatch.setattr(split_hmc, "_gradient", lambda *arguments: 0.5 * right(*arguments))

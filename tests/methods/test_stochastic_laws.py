@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bayesify.engine.rng import generator
 from bayesify.engine.stochastic import Geometry, Update
-from bayesify.methods import adam_sgld, adaptive_sghmc, sghmc, sgld, sgnht
+from bayesify.methods import adam_sgld, adaptive_sghmc, sghmc, sgld, sgnht, smile
 
 Array = npt.NDArray[np.float64]
 
@@ -293,6 +293,98 @@ def test_isotropic_gradient_noise_leaves_the_posterior() -> None:
     assert np.abs(found @ PRECISION - EYE).max() < 0.5  # at this large step; without a thermostat:
     keep = float(np.exp(-INJECTED * STEP))
     assert np.abs(baoab(3 * EYE, STEP, keep, 1 - keep**2) @ PRECISION - EYE).max() > 1
+
+
+# ---- constant speed --------------------------------------------------------------------------------------------------
+
+FRICTION = 0.8
+"""γ = √(d − 1)/L."""
+
+
+def microcanonical_law(noise: Array, h: float = STEP, friction: float = FRICTION, bath: float = 1.0) -> Array:
+    """Of positions in many dimensions, where what a kick is of, δ = ε|ĝ|/(d − 1) and c = u·ĝ/|ĝ|, does not vary.
+
+    A kick is then linear: w ← κ w + φ h ĝ with κ = 1/(cosh δ + c sinh δ) and φ δ = κ (sinh δ + c (cosh δ − 1)).
+    """
+    decayed = (1 + bath * np.expm1(2 * friction * h)) ** -0.5
+    drift, decay = np.block([[EYE, 0.5 * h * EYE], [0 * EYE, EYE]]), block_diag(EYE, decayed * EYE)
+    rest, heat = drift @ decay @ drift, block_diag(0 * EYE, (1 - decayed**2) * EYE)
+    keep = force = 1.0
+    for _ in range(100):
+        kick = np.block([[EYE, 0 * EYE], [-force * h * PRECISION, keep * EYE]])
+        injected = rest @ block_diag(0 * EYE, (force * h) ** 2 * noise) @ rest.T + drift @ heat @ drift.T
+        covariance = solve_discrete_lyapunov(rest @ kick, injected)
+        positions, both = covariance[:SIZE, :SIZE], covariance[:SIZE, SIZE:]
+        size = np.sqrt(np.trace(PRECISION @ positions @ PRECISION + noise) / SIZE)
+        delta, cosine = h * size, -np.trace(PRECISION @ both) / SIZE / size
+        new = 1 / (np.cosh(delta) + cosine * np.sinh(delta))
+        keep, force = 0.5 * (keep + new), 0.5 * (force + new * (np.sinh(delta) + cosine * (np.cosh(delta) - 1)) / delta)
+    # Nothing above says so: the fixed point has velocities of the length that they are given.
+    assert np.trace(covariance[SIZE:, SIZE:]) / SIZE == pytest.approx(1.0, abs=1e-9)
+    return positions
+
+
+def travelled(noise: Array, **mistakes: float) -> Tensor:
+    theta = torch.zeros(CHAINS // COPIES, COPIES * SIZE, dtype=torch.float64)
+    unit = (COPIES * SIZE - 1) ** 0.5
+    update = smile.microcanonical(torch.as_tensor(SCALE).repeat(COPIES), STEP * unit, unit / FRICTION)
+    state = simulated(smile.State(theta, smile.anywhere(theta)), update, noise, seed=4, steps=100, **mistakes)
+    torch.testing.assert_close(state.direction.norm(dim=1), torch.ones(len(theta), dtype=torch.float64))
+    found: Tensor = state.theta.reshape(-1, SIZE)
+    return found
+
+
+@pytest.mark.parametrize("noise", [0 * EYE, EYE, GRADIENT_NOISE], ids=["exact", "isotropic", "anisotropic"])
+def test_constant_speed_has_the_law_of_its_recursion(noise: Array) -> None:
+    assert excess(travelled(noise), microcanonical_law(noise)) < 1
+
+
+def test_mistakes_at_constant_speed_are_found() -> None:
+    covariance = microcanonical_law(GRADIENT_NOISE)
+    assert excess(travelled(GRADIENT_NOISE, pull=0.5), covariance) > 1
+    hot = travelled(GRADIENT_NOISE, heat=2.0)
+    assert excess(hot, covariance) > 1
+    assert excess(hot, microcanonical_law(GRADIENT_NOISE, bath=4.0)) < 1
+
+
+def test_exact_gradients_at_constant_speed_leave_the_posterior_but_for_a_twelfth() -> None:
+    mean = PRECISION.trace() / SIZE
+    for h in (0.2, 0.4):
+        widened = microcanonical_law(0 * EYE, h) @ PRECISION
+        np.testing.assert_allclose(widened, (1 + h**2 * mean / 12) * EYE, atol=0.1 * h**4 * mean**2)
+
+
+@pytest.mark.parametrize("h", [1e-2, 1e-3])
+def test_noise_at_constant_speed_moves_heat_from_quiet_to_noisy_directions(h: float) -> None:
+    # With noise that is large enough for the heat to be of order 1 at any step, and in the directions of A.
+    values, vectors = np.linalg.eigh(PRECISION)
+    noise = np.array([0.0, 0.5, 2.0]) / h
+    found = vectors.T @ microcanonical_law(vectors * noise @ vectors.T, h) @ vectors * values
+    expected = (FRICTION + 0.5 * h * noise) / (FRICTION + 0.5 * h * noise.mean())
+    np.testing.assert_allclose(found, np.diag(expected), atol=10 * h)
+    assert np.abs(expected - 1).max() > 0.2
+    even = microcanonical_law(3 / h * EYE, h) @ PRECISION
+    np.testing.assert_allclose(even, EYE, atol=10 * h)
+
+
+def test_isotropic_noise_forgets_directions_at_the_rate_that_is_said() -> None:
+    # ½ ε v/(d − 1) per length, from kicks alone: L is beyond all bounds.
+    size, step, spread, steps = 60, 0.5, 4.0, 80
+    rng = generator("cpu", "forgetting")
+    theta = torch.zeros(2000, size, dtype=torch.float64)
+    first = smile.anywhere(theta)
+    state, rate = smile.State(theta, first), torch.ones((), dtype=torch.float64)
+    update = smile.microcanonical(torch.ones(size, dtype=torch.float64), step, 1e12)
+    for _ in range(steps):
+        noise = spread**0.5 * torch.randn(theta.shape, generator=rng, dtype=torch.float64)
+        state = update(state, noise, torch.zeros_like(theta), rate)
+    cosine = (first * state.direction).sum(1)
+    expected = np.exp(-steps * step * 0.5 * step * spread / (size - 1))
+    error = float(cosine.std()) / len(theta) ** 0.5
+    assert abs(float(cosine.mean()) - expected) < critical_value() * error + 0.5 / size
+
+
+# ---- where gradients vanish ------------------------------------------------------------------------------------------
 
 
 def test_steps_stay_bounded_where_gradients_vanish() -> None:

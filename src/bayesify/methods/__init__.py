@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bayesify.methods.sghmc import SGHMC as SGHMC
     from bayesify.methods.sgld import SGLD as SGLD
     from bayesify.methods.sgnht import SGNHT as SGNHT
+    from bayesify.methods.smile import SMILE as SMILE
     from bayesify.methods.sngp import SNGP as SNGP
     from bayesify.methods.split_hmc import SplitHMC as SplitHMC
     from bayesify.methods.subset import Subset as Subset

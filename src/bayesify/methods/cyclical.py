@@ -30,7 +30,7 @@ class Cyclical(Wrapper):
     """`method` in cycles of exploration and sampling.
 
     Attributes:
-        method: a minibatch sampler: sgld, sghmc, adaptive_sghmc, sgnht or adam_sgld.
+        method: a minibatch sampler: sgld, sghmc, adaptive_sghmc, sgnht, adam_sgld or smile.
         num_cycles: M.
         exploration: share of each cycle without noise and without draws.
         peak: the learning rate that a cycle begins with, in units of the method's own; much more than 2 is unstable.
@@ -54,7 +54,7 @@ class Cyclical(Wrapper):
         if not isinstance(self.method, StochasticSampler):
             raise MethodError(
                 f"cyclical needs a minibatch sampler, whose noise and step size it can schedule, got "
-                f"{self.method.info.name}: use sgld, sghmc, adaptive_sghmc, sgnht or adam_sgld."
+                f"{self.method.info.name}: use sgld, sghmc, adaptive_sghmc, sgnht, adam_sgld or smile."
             )
         good = isinstance(self.num_cycles, int) and not isinstance(self.num_cycles, bool) and self.num_cycles >= 1
         require(good, self, "num_cycles", "a positive integer")

@@ -29,6 +29,7 @@ _TARGETS = {
     "adaptive_sghmc": "bayesify.methods.adaptive_sghmc:AdaptiveSGHMC",
     "sgnht": "bayesify.methods.sgnht:SGNHT",
     "adam_sgld": "bayesify.methods.adam_sgld:AdamSGLD",
+    "smile": "bayesify.methods.smile:SMILE",
     "split_hmc": "bayesify.methods.split_hmc:SplitHMC",
     "sae": "bayesify.methods.sae:SAE",
     "cyclical": "bayesify.methods.cyclical:Cyclical",
