@@ -128,6 +128,7 @@ class Training:
             self.num_particles,
             independent=self.num_particles > 1,
             reserve=self._reserve,
+            each=problem.gradient_cost,
         )
         self.rows = None if self.finished else next(self._batches, None)
         """Of the next step, as `Run.rows` gives them; None when there is none."""

@@ -7,7 +7,9 @@ from typing import Any
 from torch import nn
 
 from bayesify.model.dropout import with_fixed_dropout
+from bayesify.model.epinet import with_epinet
 from bayesify.model.network import Network
+from bayesify.model.prior_function import with_prior_function
 from bayesify.model.problem import Problem
 from bayesify.model.random_features import with_random_features
 from bayesify.model.spectral_norm import with_spectral_norm
@@ -18,6 +20,8 @@ TRANSFORMS: dict[str, Callable[[nn.Module, Any], nn.Module]] = {
     "spectral_norm": with_spectral_norm,
     "random_features": with_random_features,
     "variational_head": with_variational_head,
+    "epinet": with_epinet,
+    "prior_function": with_prior_function,
 }
 """Each takes a copy of the module, which it may change, and settings that JSON can hold."""
 
