@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from bayesify.model.dropout import with_fixed_dropout
+from bayesify.model.dropout import with_dropout_everywhere, with_fixed_dropout
 from bayesify.model.epinet import with_epinet
 from bayesify.model.network import Network
 from bayesify.model.prior_function import with_prior_function
@@ -17,6 +17,7 @@ from bayesify.model.variational_head import with_variational_head
 
 TRANSFORMS: dict[str, Callable[[nn.Module, Any], nn.Module]] = {
     "dropout": with_fixed_dropout,
+    "dropout_everywhere": with_dropout_everywhere,
     "spectral_norm": with_spectral_norm,
     "random_features": with_random_features,
     "variational_head": with_variational_head,
