@@ -357,7 +357,7 @@ def test_repeated_examples_are_paid_for() -> None:
         assert torch.equal(targets, targets[::repeats].repeat_interleave(repeats))
         found = fitted(problem_of(plain(), data), MCDropout(repeats=repeats, batch_size=size), 8)
         step = len(targets)
-        assert 8 * 200 - step < found.cost.gradient_evaluations <= 8 * 200
+        assert 8 * 200 - step <= found.cost.gradient_evaluations <= 8 * 200
         assert found.cost.gradient_evaluations % step == 0
 
 

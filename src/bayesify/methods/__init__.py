@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bayesify.methods.adam_sgld import AdamSGLD as AdamSGLD
     from bayesify.methods.adaptive_sghmc import AdaptiveSGHMC as AdaptiveSGHMC
     from bayesify.methods.adjusted_mclmc import AdjustedMCLMC as AdjustedMCLMC
+    from bayesify.methods.batch_ensemble import BatchEnsemble as BatchEnsemble
     from bayesify.methods.chees_hmc import ChEESHMC as ChEESHMC
     from bayesify.methods.cyclical import Cyclical as Cyclical
     from bayesify.methods.deep_ensemble import DeepEnsemble as DeepEnsemble

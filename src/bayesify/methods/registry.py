@@ -14,6 +14,7 @@ _TARGETS = {
     "deep_ensemble": "bayesify.methods.deep_ensemble:DeepEnsemble",
     "prior_ensemble": "bayesify.methods.prior_ensemble:PriorEnsemble",
     "epinet": "bayesify.methods.epinet:Epinet",
+    "batch_ensemble": "bayesify.methods.batch_ensemble:BatchEnsemble",
     "mc_dropout": "bayesify.methods.mc_dropout:MCDropout",
     "swag": "bayesify.methods.swag:SWAG",
     "laplace": "bayesify.methods.laplace:Laplace",

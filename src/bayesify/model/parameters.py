@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from bayesify.errors import ModelError
 
-NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+class Scaling(nn.Module):
+    """Base of layers of our own whose parameters multiply: their neutral value is 1, except that of `bias`."""
+
+
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, Scaling)
+"""What counts as a normalisation layer for priors: its scale is 1 where it does nothing."""
 
 
 class Slot(NamedTuple):
