@@ -55,13 +55,20 @@ def test_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         exec(compile(block, "docs/quickstart.md", "exec"), names)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/methods.md"])
-def test_method_tables_say_what_the_methods_say(name: str) -> None:
-    stated = {row[NAME].strip("`"): row[EXACTNESS] for row in table(page(name), "name")}
+def stated_exactness(name: str) -> dict[str, str]:
+    return {row[NAME].strip("`"): row[EXACTNESS] for row in table(page(name), "name")}
+
+
+def test_method_tables_say_what_the_methods_say() -> None:
+    """All methods in the documentation, the best known in the README."""
     # Other tests of this process may have registered methods of their own.
     built_in = {name: method_class(name) for name in method_names()}
     built_in = {name: cls for name, cls in built_in.items() if cls.__module__.startswith("bayesify.")}
-    assert stated == {name: str(cls.info.exactness) for name, cls in built_in.items() if name not in COMBINATORS}
+    declared = {name: str(cls.info.exactness) for name, cls in built_in.items() if name not in COMBINATORS}
+    assert stated_exactness("docs/methods.md") == declared
+    shown = stated_exactness("README.md")
+    assert len(shown) >= 10
+    assert shown.items() <= declared.items()
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/methods.md"])

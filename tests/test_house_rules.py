@@ -91,6 +91,9 @@ GLOBAL_RANDOMNESS_ALLOWED = {
     ): "inside that fork: every phase has its own stream for such layers",
     ("engine/run.py", "torch.set_rng_state"): "inside that fork: a resumed phase continues its stream",
     ("model/dropout.py", "torch.nn.functional.dropout"): "inside that fork: as in users' dropout layers",
+    ("model/epinet.py", "torch.randn_like"): "inside that fork: an index for every training example",
+    ("model/rank_one.py", "torch.randint"): "inside that fork: a member for every training example",
+    ("model/rank_one.py", "torch.nn.init.normal_"): "inside that fork: as in users' initialisers",
     ("model/network.py", "torch.nn.init.uniform_"): "inside that fork: as in users' initialisers",
 }
 

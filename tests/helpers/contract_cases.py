@@ -27,6 +27,10 @@ CHAINS = "num_chains=2, num_draws=5, batch_size=16, sampling_batch_size=16"
 METHODS = {
     "map": "map(batch_size=16)",
     "deep_ensemble": "deep_ensemble(num_members=2, batch_size=16)",
+    "prior_ensemble": "prior_ensemble(num_members=2, batch_size=16)",
+    "epinet": "epinet(num_samples=8, batch_size=16)",
+    "batch_ensemble": "batch_ensemble(num_members=3, batch_size=16)",
+    "repulsive_ensemble": "repulsive_ensemble(num_members=2, repulsion=weights, batch_size=16)",
     "mc_dropout": "mc_dropout(num_samples=8, batch_size=16)",
     "swag": "swag(num_snapshots=8, max_rank=4, num_samples=4, batch_size=16)",
     "laplace": "laplace(batch_size=16)",

@@ -13,11 +13,13 @@ from small_problems import (
     plain,
     problem_of,
     regression_data,
+    run_of,
     seeded_module,
 )
 from torch import Tensor, nn
 
 import bayesify as bay
+from bayesify.engine.optimise import Schedule, Training, optimise
 from bayesify.engine.rng import seeded
 from bayesify.errors import MethodError, ModelError
 from bayesify.methods import MCDropout
@@ -303,3 +305,81 @@ def test_masks_act_in_prediction_mode_only() -> None:
     buffers = {"1.1.mask": torch.zeros(8)}
     outputs = network(network.initial, buffers, torch.ones(3, 4), Mode.PREDICT)
     torch.testing.assert_close(outputs, network.layout.unflatten(network.initial)["2.bias"].expand(3, 1))
+
+
+# ---- dropout everywhere, and examples that come several times --------------------------------------------------------
+
+
+def test_everywhere_is_after_every_layer_but_the_last() -> None:
+    problem = with_transform(problem_of(convolutional(), image_data()), dropout_everywhere=0.3)
+    assert mask_sizes(problem) == {"0.1.mask": 3, "3.1.mask": 4}
+    assert [layer.feature_dim for layer in problem.network.indexed.values()] == [1, 1]  # whole filters
+    problem = with_transform(problem_of(normalised(), regression_data()), dropout_everywhere=0.3)
+    assert mask_sizes(problem) == {"0.1.mask": 8}
+    assert isinstance(problem.network.module[3], nn.Identity)  # the network's own is gone
+    module = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1))
+    assert mask_sizes(with_transform(problem_of(module, regression_data()), dropout_everywhere=0.3)) == {"0.1.mask": 8}
+
+
+def test_everywhere_leaves_the_inside_of_attention_alone() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 5, 8, generator=rng)
+    problem = problem_of(seeded_module(Transformer), (x, (x[:, 0, 0] > 0).long()))
+    posterior = fitted(problem, MCDropout(everywhere=True), 2)
+    assert set(posterior.kept.buffers) == {"body.linear1.1.mask", "body.linear2.1.mask"}
+
+
+def test_everywhere_needs_two_layers_and_is_a_setting_that_is_saved(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no other linear"):
+        with_transform(problem_of(nn.Linear(4, 1), regression_data()), dropout_everywhere=0.3)
+    x, y = regression_data()
+    method = MCDropout(everywhere=True, repeats=2, num_samples=5)
+    posterior = bay.fit(plain(), (x, y), method=method, budget=bay.Budget(epochs=4), progress=False)
+    posterior.save(tmp_path / "net.bayes")
+    loaded = bay.load(tmp_path / "net.bayes", plain())
+    torch.testing.assert_close(loaded.predict(x).outputs, posterior.predict(x).outputs)
+
+
+def test_a_pretrained_network_is_trained_with_the_new_places() -> None:
+    posterior = fitted(problem_of(normalised(), regression_data(), pretrained=True), MCDropout(everywhere=True), 4)
+    assert posterior.cost.gradient_evaluations > 0
+
+
+def test_repeated_examples_are_paid_for() -> None:
+    data = regression_data()
+    for repeats, size in ((1, 20), (4, 20), (4, 500)):
+        problem = problem_of(plain(), data)
+        schedule = Schedule(0.01, size, repeats=repeats)
+        training = Training(problem, run_of(problem, 8), problem.initial()[None], schedule)
+        assert training.rows is not None
+        targets = problem.batch(training.rows).data.targets
+        assert len(targets) == min(size, 200) * repeats == training.batch_size
+        assert torch.equal(targets, targets[::repeats].repeat_interleave(repeats))
+        found = fitted(problem_of(plain(), data), MCDropout(repeats=repeats, batch_size=size), 8)
+        step = len(targets)
+        assert 8 * 200 - step <= found.cost.gradient_evaluations <= 8 * 200
+        assert found.cost.gradient_evaluations % step == 0
+
+
+def test_without_randomness_repetition_changes_nothing() -> None:
+    """The same steps on the same rows: R times the gradient of R times the examples."""
+    data = regression_data()
+    found = []
+    for repeats in (1, 3):
+        problem = problem_of(plain(), data)
+        run = run_of(problem, 2 * repeats)
+        found.append(optimise(problem, run, problem.initial()[None], Schedule(0.01, 20, repeats=repeats)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+def test_repetition_lowers_the_noise_of_gradients() -> None:
+    """Of examples under R masks each, the variance due to masks falls as 1/R."""
+    problem = with_transform(problem_of(plain(), regression_data()), dropout_everywhere=0.4)
+    theta = problem.initial().repeat(400, 1)
+    spread = {}
+    with seeded(0):
+        for repeats in (1, 4):
+            rows = torch.arange(20).repeat_interleave(repeats)
+            gradient = problem.likelihood_gradient(theta, problem.batch(rows))[0] / len(rows)
+            spread[repeats] = float(gradient.var(0).sum())
+    assert spread[1] / spread[4] == pytest.approx(4.0, rel=0.4)

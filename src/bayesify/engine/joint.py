@@ -38,6 +38,8 @@ class Joint:
     @staticmethod
     def fits(one: Problem, other: Problem, mode: Mode) -> bool:
         """Whether both are the same function of a particle and a batch, and draw no random numbers."""
+        if one.individual is not None or other.individual is not None:
+            return False
         settings = [
             (repr(p.likelihood), repr(p.prior_family), p.way, p.pretrained, _shapes(p.data), p.network.device)
             for p in (one, other)
@@ -80,9 +82,7 @@ class Joint:
         if not self._is_joint:
             (own,) = rows
             assert own is not None
-            data = self._all.data
-            batch = Batch(data) if isinstance(own, slice) else Batch(data.select(own), own.dim() == 2)
-            return self._all.likelihood_gradient(theta, batch, mode)[0]
+            return self._all.likelihood_gradient(theta, self._all.batch(own), mode)[0]
         index = torch.cat([self._index(one, number) for number, one in enumerate(rows)]) + self._start
         batch = Batch(self._all.data.select(index), per_particle=True)
         before = self._all.meter.flops

@@ -8,7 +8,7 @@ Several trainings of one network, on data and budgets of their own, are one batc
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -56,6 +56,8 @@ class Schedule(NamedTuple):
     """Stop after this many validation checks without improvement in any particle; None never stops early."""
     final_fraction: float = 0.01
     """The cosine ends at this fraction of the learning rate."""
+    repeats: int = 1
+    """How often each example of a batch comes in it: what differs is the randomness of the network's layers."""
 
 
 def init(theta: Tensor) -> State:
@@ -114,7 +116,7 @@ class Training:
         self.problem, self.run, self.schedule = problem, run, schedule
         self.num_particles = len(theta)
         self.mode = Mode.PREDICT if problem.pretrained else Mode.TRAIN
-        self.batch_size = min(schedule.batch_size, problem.num_examples)
+        self.batch_size = min(schedule.batch_size, problem.num_examples) * schedule.repeats
         self.finished = run.finished
         self.steps = int(state.steps)
         self._moments = (state.theta, state.first, state.second)
@@ -122,13 +124,15 @@ class Training:
         self._best_theta, self._best_loss = state.best_theta, state.best_loss
         self._stalled, self._checks = int(state.stalled), int(state.checks)
         self._reserve = problem.validation_cost(self.num_particles)
-        self._batches = run.rows(
+        rows = run.rows(
             problem.num_examples,
             schedule.batch_size,
             self.num_particles,
             independent=self.num_particles > 1,
             reserve=self._reserve,
+            each=problem.gradient_cost * schedule.repeats,
         )
+        self._batches = rows if schedule.repeats == 1 else _repeated(rows, schedule.repeats, problem)
         self.rows = None if self.finished else next(self._batches, None)
         """Of the next step, as `Run.rows` gives them; None when there is none."""
 
@@ -148,7 +152,8 @@ class Training:
     @property
     def num_batches(self) -> float:
         """How many the whole phase affords."""
-        return self.run.num_batches(self.problem.data, self.schedule.batch_size, self.num_particles)
+        size = self.schedule.batch_size
+        return self.run.num_batches(self.problem.data, size, self.num_particles * self.schedule.repeats)
 
     def rate(self) -> float:
         """Adam's step size for the next step."""
@@ -191,6 +196,12 @@ class Training:
         self._best_theta = torch.where(better[:, None], theta, self._best_theta)
         self._best_loss = torch.where(better, loss, self._best_loss)
         self._checks += 1
+
+
+def _repeated(batches: Iterator[Tensor | slice], repeats: int, problem: Problem) -> Iterator[Tensor]:
+    everything = torch.arange(problem.num_examples, device=problem.network.device)
+    for rows in batches:
+        yield (everything if isinstance(rows, slice) else rows).repeat_interleave(repeats, dim=-1)
 
 
 BESIDE: ContextVar[Callable[[Training], None] | None] = ContextVar("BESIDE", default=None)

@@ -152,19 +152,26 @@ class Run:
             yield Batch(data) if isinstance(rows, slice) else Batch(data.select(rows), independent)
 
     def rows(
-        self, num_examples: int, batch_size: int, num_particles: int, *, independent: bool = False, reserve: float = 0.0
+        self,
+        num_examples: int,
+        batch_size: int,
+        num_particles: int,
+        *,
+        independent: bool = False,
+        reserve: float = 0.0,
+        each: float = 1.0,
     ) -> Iterator[Tensor | slice]:
-        """The rows of `batches`: (B,), with `independent` (K, B), or the slice of all.
+        """The rows of `batches`: (B,), with `independent` (K, B), or the slice of all; `each` is a row's cost.
 
         An epoch is a fresh permutation cut into whole batches; the remainder (fewer than B random rows) is left out.
         """
         batch_size = min(batch_size, num_examples)
         per_epoch = num_examples // batch_size
-        cost = batch_size * num_particles
+        cost = batch_size * num_particles * each
         if self._step == 0 and not self.affords(cost + reserve):
             raise BudgetError(
                 f"the budget leaves {self.remaining:.0f} gradient evaluations for '{self.name}' but one step of "
-                f"{num_particles} particles on {batch_size} examples costs {cost}: raise the budget or lower "
+                f"{num_particles} particles on {batch_size} examples costs {cost:.0f}: raise the budget or lower "
                 "batch_size or the number of particles."
             )
         order, epoch = None, -1

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from bayesify.methods.adam_sgld import AdamSGLD as AdamSGLD
     from bayesify.methods.adaptive_sghmc import AdaptiveSGHMC as AdaptiveSGHMC
     from bayesify.methods.adjusted_mclmc import AdjustedMCLMC as AdjustedMCLMC
+    from bayesify.methods.batch_ensemble import BatchEnsemble as BatchEnsemble
     from bayesify.methods.chees_hmc import ChEESHMC as ChEESHMC
     from bayesify.methods.cyclical import Cyclical as Cyclical
     from bayesify.methods.deep_ensemble import DeepEnsemble as DeepEnsemble
+    from bayesify.methods.epinet import Epinet as Epinet
     from bayesify.methods.hmc import HMC as HMC
     from bayesify.methods.ivon import IVON as IVON
     from bayesify.methods.laplace import Laplace as Laplace
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from bayesify.methods.mile import MILE as MILE
     from bayesify.methods.multi import Multi as Multi
     from bayesify.methods.nuts import NUTS as NUTS
+    from bayesify.methods.prior_ensemble import PriorEnsemble as PriorEnsemble
+    from bayesify.methods.repulsive_ensemble import RepulsiveEnsemble as RepulsiveEnsemble
     from bayesify.methods.sae import SAE as SAE
     from bayesify.methods.sghmc import SGHMC as SGHMC
     from bayesify.methods.sgld import SGLD as SGLD

@@ -6,10 +6,13 @@ feature or channel of each dropout layer,
     m ~ Bernoulli(1 − rate) / (1 − rate),        p(y | x) = (1/S) Σ_s p(y | f(x; θ, m_s)).                      (1)
 
 Training draws masks for every example. The S masks of (1) are drawn once and kept: a draw is one function, the same at
-every call and for every input. Networks without dropout layers get them after their activations.
+every call and for every input. Networks without dropout layers get them after their activations; on maps, masks drop
+whole filters. The "improved" MC dropout of Uncertainty Baselines (Nado et al. 2021) has dropout after every layer
+and every example of a batch several times, under different masks: `everywhere` and `repeats`.
 
-Cost: one gradient of the batch per step; S forward passes to predict. Not here: a learned rate, masks over positions,
-dropout inside torch's fused attention and recurrent layers (it trains, but is not drawn).
+Cost: R gradients of the batch per step, where examples come R times; S forward passes to predict. Not here:
+a learned rate, masks over positions, dropout inside torch's fused attention and recurrent layers (it trains, but is not
+drawn).
 """
 
 from dataclasses import dataclass
@@ -33,12 +36,16 @@ class MCDropout(Method):
 
     Attributes:
         rate: the probability of dropping, where dropout has to be added; a network's own layers keep theirs.
+        everywhere: dropout after every layer but the last, in the place of the network's own.
+        repeats: R, how often an example comes in its batch, each time with masks of its own.
         num_samples: S in (1), masks kept.
         learning_rate: Adam's, at the start of the cosine.
         batch_size: examples per step.
     """
 
     rate: float = 0.02
+    everywhere: bool = False
+    repeats: int = 1
     num_samples: int = 100
     learning_rate: float = 1e-2
     batch_size: int = 64
@@ -60,7 +67,7 @@ class MCDropout(Method):
 
     def __post_init__(self) -> None:
         require(0 < self.rate < 1, self, "rate", "between 0 and 1")
-        require_positive(self, "num_samples", "learning_rate", "batch_size")
+        require_positive(self, "repeats", "num_samples", "learning_rate", "batch_size")
 
     @property
     def num_particles(self) -> int:
@@ -74,8 +81,9 @@ class MCDropout(Method):
 
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """Trains with dropout, unless a pretrained network was, then draws the masks."""
-        trained = problem.pretrained and has_dropout(problem.network.module)
-        problem = with_transform(problem, dropout=self.rate)
+        trained = problem.pretrained and has_dropout(problem.network.module) and not self.everywhere
+        kind = "dropout_everywhere" if self.everywhere else "dropout"
+        problem = with_transform(problem, **{kind: self.rate})
         phase = run.phase("masks", cost=0.0)
         sizes = mask_sizes(problem)
         theta = problem.initial()[None]
@@ -94,7 +102,7 @@ class MCDropout(Method):
     def _train(self, problem: Problem, run: Run, start: torch.Tensor | None) -> torch.Tensor:
         phase = run.phase("train", reserve=problem.statistics_cost(1))
         theta = problem.random(1, phase.rng) if start is None else start
-        return optimise(problem, phase, theta, Schedule(self.learning_rate, self.batch_size))
+        return optimise(problem, phase, theta, Schedule(self.learning_rate, self.batch_size, repeats=self.repeats))
 
 
 def mask_sizes(problem: Problem) -> dict[str, int]:

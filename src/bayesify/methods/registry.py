@@ -12,6 +12,10 @@ from bayesify.methods.base import Method
 _TARGETS = {
     "map": "bayesify.methods.map:MAP",
     "deep_ensemble": "bayesify.methods.deep_ensemble:DeepEnsemble",
+    "prior_ensemble": "bayesify.methods.prior_ensemble:PriorEnsemble",
+    "epinet": "bayesify.methods.epinet:Epinet",
+    "batch_ensemble": "bayesify.methods.batch_ensemble:BatchEnsemble",
+    "repulsive_ensemble": "bayesify.methods.repulsive_ensemble:RepulsiveEnsemble",
     "mc_dropout": "bayesify.methods.mc_dropout:MCDropout",
     "swag": "bayesify.methods.swag:SWAG",
     "laplace": "bayesify.methods.laplace:Laplace",

@@ -64,7 +64,7 @@ class TemperatureScaled(Wrapper):
         base = self.method.fit(problem, run)
         run.limit += reserve
         predictive = base.predict(problem.validation.inputs)
-        problem.meter.forward(count * predictive.num_draws)
+        problem.meter.forward(count * predictive.num_draws * base.model.network.passes)
         temperature = best_temperature(predictive, problem.validation.targets)
         run.notes["predictive_temperature"] = temperature
         return Calibrated(base, temperature)

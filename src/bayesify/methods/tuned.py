@@ -87,7 +87,8 @@ def _score(method: Method, problem: Problem, run: Run) -> float:
     assert problem.validation is not None
     posterior = method.fit(problem, run)
     predictive = posterior.predict(problem.validation.inputs)
-    problem.meter.forward(problem.validation.num_examples * predictive.num_draws)
+    passes = predictive.num_draws * posterior.model.network.passes
+    problem.meter.forward(problem.validation.num_examples * passes)
     score = float(predictive.log_prob(problem.validation.targets).double().mean())
     if not torch.isfinite(torch.tensor(score)):
         raise BayesifyError("the trial's validation likelihood is not finite")

@@ -93,6 +93,33 @@ def with_fixed_dropout(module: nn.Module, rate: float) -> nn.Module:
     return module
 
 
+def with_dropout_everywhere(module: nn.Module, rate: float) -> nn.Module:
+    """Dropout after every linear layer, embedding and convolution but the last, in the place of the module's own.
+
+    Convolutions drop whole filters.
+
+    Raises:
+        ModelError: there is no layer before the last.
+    """
+    places = [(name, layer) for name, layer in module.named_modules(remove_duplicate=False)]
+    attention = [f"{name}." for name, layer in places if isinstance(layer, nn.MultiheadAttention)]
+    kinds = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)
+    layers = [name for name, layer in places if isinstance(layer, kinds) and not name.startswith(tuple(attention))]
+    if len(layers) < 2:
+        raise ModelError(
+            "mc_dropout(everywhere=True) drops after every layer but the last, and the model has no other linear "
+            "layer, embedding or convolution: use a deeper model."
+        )
+    for name, own in places:
+        if isinstance(own, nn.modules.dropout._DropoutNd):
+            module = replaced(module, name, nn.Identity())
+    for name in layers[:-1]:
+        own = module.get_submodule(name)
+        on_maps = isinstance(own, nn.modules.conv._ConvNd)
+        module = replaced(module, name, nn.Sequential(own, FixedDropout(rate, channels=on_maps)))
+    return module
+
+
 def _fixed(own: nn.modules.dropout._DropoutNd, *, channels: bool) -> FixedDropout:
     if isinstance(own, (nn.AlphaDropout, nn.FeatureAlphaDropout)):
         raise ModelError(

@@ -83,7 +83,7 @@ class Model:
             looped = evaluate.way_used(network) == Way.LOOPED
             self._chunking.learn(inputs, watched.peak, 1 if looped else len(network))
         if meter is not None:
-            meter.forward(num_rows(inputs) * len(network), flops)
+            meter.forward(num_rows(inputs) * len(network) * self.network.passes, flops)
         result: Tensor = part
         return result
 

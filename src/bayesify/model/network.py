@@ -44,6 +44,8 @@ class Indexed(nn.Module):
 
     index: ClassVar[tuple[str, ...]]
     """Names of those buffers."""
+    companions: ClassVar[int] = 0
+    """Other networks as large as the whole that are evaluated with each example: each costs a forward pass."""
 
 
 class Network:
@@ -68,6 +70,10 @@ class Network:
             for name in owner.index
         }
         """The layers with an index by the names of its buffers."""
+        self.companions = sum(owner.companions for owner in self.module.modules() if isinstance(owner, Indexed))
+        """Forward passes of other networks that belong to one of this."""
+        self.passes = 1 + self.companions
+        """All forward passes of one evaluation."""
         self.is_restricted = False
         """Whether part of what the user wanted trained is frozen here, at values of our own."""
         self._mode: Mode | None = None

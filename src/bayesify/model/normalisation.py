@@ -1,4 +1,4 @@
-"""Normalisation that does not mix examples: what a likelihood of independent examples asks of a network."""
+"""Layers that scale; among them normalisation that does not mix examples, as independent examples ask of a network."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,11 @@ from torch import Tensor, nn
 EPSILON = 1e-6
 
 
-class FilterResponseNorm2d(nn.Module):
+class Scaling(nn.Module):
+    """Base of layers of our own whose parameters multiply: their neutral value is 1, but for biases and thresholds."""
+
+
+class FilterResponseNorm2d(Scaling):
     """Filter response normalisation with its thresholded linear unit (Singh & Krishnan, 2020, equations 1-4).
 
     Every channel of every example is divided by its root mean square over positions: unlike in batch normalisation,

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from bayesify.errors import ModelError
-from bayesify.model.normalisation import FilterResponseNorm2d
+from bayesify.model.normalisation import Scaling
 
-NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, FilterResponseNorm2d)
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, Scaling)
+"""What counts as a normalisation layer for priors: its scale is 1 where it does nothing."""
 
 
 class Slot(NamedTuple):

@@ -37,6 +37,16 @@ class Batch(NamedTuple):
         return self.data.targets.shape[1 if self.per_particle else 0]
 
 
+class Individual(NamedTuple):
+    """What each of K particles has of its own beside its parameters."""
+
+    indices: Buffers = {}  # noqa: RUF012 - never changed; {name: (K, *shape)}, in the place of the network's own
+    rows: Tensor | None = None
+    """(K, N) the examples it learns from; None is all."""
+    targets: Tensor | None = None
+    """(K, N, ...) and their targets; None is the data's."""
+
+
 @dataclass(frozen=True, eq=False)
 class Gradient:
     """A batch's estimate of the gradient, the log likelihood and the log density."""
@@ -67,6 +77,7 @@ class Problem:
         way: Way = Way.AUTO,
         pretrained: bool = False,
         likelihood_start: Tensor | None = None,
+        individual: Individual | None = None,
     ) -> None:
         self.model = Model(network, likelihood, way)
         self.network = network
@@ -76,6 +87,7 @@ class Problem:
         self.meter = meter or Meter()
         self.way = way
         self.pretrained = pretrained
+        self.individual = individual
         self.data = self.place(data)
         self.validation = None if validation is None else self.place(validation)
         own = likelihood.initial_parameters() if likelihood_start is None else likelihood_start
@@ -112,7 +124,7 @@ class Problem:
         return data._replace(targets=self.likelihood.prepare(data.targets, self.network.dtype))
 
     def with_changes(self, **changes: Any) -> "Problem":
-        """A copy with other network, prior, data, validation, temperature, starting point; the meter is shared."""
+        """A copy with other network, prior, data, validation, temperature and so on; the meter is shared."""
         own: dict[str, Any] = {
             "network": self.network,
             "likelihood": self.likelihood,
@@ -124,6 +136,7 @@ class Problem:
             "way": self.way,
             "pretrained": self.pretrained,
             "likelihood_start": self.likelihood_start,
+            "individual": self.individual,
         }
         own.update(changes)
         return Problem(own.pop("network"), own.pop("likelihood"), own.pop("prior"), own.pop("data"), **own)
@@ -133,6 +146,29 @@ class Problem:
         weights, own = self.model.split(theta)
         network = self.network.restricted(weights, {name: value[0] for name, value in buffers.items()}, names)
         return self.with_changes(network=network, pretrained=True, likelihood_start=own)
+
+    def batch(self, rows: Tensor | slice) -> Batch:
+        """The examples in `rows`, as `Run.rows` gives them; for particles with data of their own, places in these."""
+        own = self.individual
+        if own is None or own.rows is None:
+            return Batch(self.data) if isinstance(rows, slice) else Batch(self.data.select(rows), rows.dim() == 2)
+        places = torch.arange(self.num_examples, device=own.rows.device) if isinstance(rows, slice) else rows
+        places = places.expand(len(own.rows), places.shape[-1])
+        data = self.data.select(own.rows.gather(1, places))
+        if own.targets is not None:
+            particle = torch.arange(len(places), device=places.device)[:, None]
+            data = data._replace(targets=own.targets[particle, places])
+        return Batch(data, per_particle=True)
+
+    def own_buffers(self, num_particles: int) -> Buffers:
+        """The module's own running statistics and indices, or the particles' indices: {name: (K, *shape)}."""
+        buffers = self.network.buffers(num_particles)
+        return buffers if self.individual is None else buffers | self.individual.indices
+
+    @property
+    def gradient_cost(self) -> float:
+        """Gradient evaluations that a gradient of one example takes: more than 1 where others are evaluated with it."""
+        return 1 + FORWARD_COST * self.network.companions
 
     # ---- starting points -----------------------------------------------------------------------------------------
 
@@ -171,9 +207,9 @@ class Problem:
     def likelihood_gradient(self, theta: Tensor, batch: Batch, mode: Mode = Mode.TRAIN) -> tuple[Tensor, Tensor]:
         """The batch's own log likelihood, neither scaled to all data nor tempered: gradient (K, P) and value (K,)."""
         dims = (0, 0 if batch.per_particle else None)
-        buffers = self.network.buffers(len(theta))
+        buffers = self.own_buffers(len(theta))
         (gradient, log_likelihood, _), flops = self._gradients[mode](dims, theta, buffers, batch.data)
-        self.meter.gradient(batch.size * len(theta), flops)
+        self._count_gradients(batch.size * len(theta), flops)
         return gradient, log_likelihood
 
     def expect(self, num_calls: float, mode: Mode) -> None:
@@ -192,16 +228,20 @@ class Problem:
     def full_likelihood_gradient(self, theta: Tensor, mode: Mode = Mode.DENSITY) -> tuple[Tensor, Tensor]:
         """Of all N examples, untempered: (K, P) and (K,); in row blocks unless batch statistics tie rows together."""
         size = self.num_examples if self.network.running else self.model.block_rows(len(theta))
-        buffers = self.network.buffers(len(theta))
+        buffers = self.own_buffers(len(theta))
         gradient = log_likelihood = None
         for chunk in self.data.chunks(size):
             (part, value, _), flops = self._gradients[mode]((0, None), theta, buffers, chunk)
-            self.meter.gradient(chunk.num_examples * len(theta), flops)
+            self._count_gradients(chunk.num_examples * len(theta), flops)
             gradient = part if gradient is None else gradient + part
             log_likelihood = value if log_likelihood is None else log_likelihood + value
         assert gradient is not None
         assert log_likelihood is not None
         return gradient, log_likelihood
+
+    def _count_gradients(self, examples: int, flops: float) -> None:
+        self.meter.gradient(examples, flops)
+        self.meter.forward(examples * self.network.companions)
 
     def _posterior(self, theta: Tensor, gradient: Tensor, log_likelihood: Tensor) -> Gradient:
         """Adds the prior and tempers."""
@@ -217,7 +257,7 @@ class Problem:
         total = torch.zeros_like(theta[:, 0])
         for chunk in data.chunks(self.model.rows_at_once(len(theta))):
             (value, _), flops = self._likelihoods[mode]((0, None), theta, buffers, chunk)
-            self.meter.forward(chunk.num_examples * len(theta), flops)
+            self.meter.forward(chunk.num_examples * len(theta) * self.network.passes, flops)
             total = total + value
         return total
 
@@ -231,7 +271,7 @@ class Problem:
         """Gradient evaluations that `validation_loss` will take."""
         if self.validation is None:
             return 0.0
-        forward = FORWARD_COST * self.validation.num_examples * num_particles
+        forward = FORWARD_COST * self.validation.num_examples * num_particles * self.network.passes
         return forward + self.statistics_cost(num_particles)
 
     # ---- outputs -------------------------------------------------------------------------------------------------
@@ -244,7 +284,7 @@ class Problem:
         """Gradient evaluations that `buffers` will take."""
         if not self.network.running or self.pretrained:
             return 0.0
-        return FORWARD_COST * self.num_examples * num_particles
+        return FORWARD_COST * self.num_examples * num_particles * self.network.passes
 
     def buffers(self, theta: Tensor) -> Buffers:
         """Buffers of finished particles: running statistics estimated by one pass over the training data.
@@ -252,7 +292,7 @@ class Problem:
         The mean over batches of batch means, and by the law of total variance the mean of batch variances plus the
         variance of batch means. A pretrained model keeps the statistics it came with.
         """
-        own = self.network.buffers(len(theta))
+        own = self.own_buffers(len(theta))
         if not self.network.running or self.pretrained:
             return own
         parts = []
@@ -262,7 +302,7 @@ class Problem:
             for rows in torch.arange(self.num_examples, device=theta.device).tensor_split(pieces):
                 chunk = self.data.select(rows)
                 part, flops = self._statistics((0, None), self.model.split(theta)[0], own, chunk.inputs)
-                self.meter.forward(chunk.num_examples * len(theta), flops)
+                self.meter.forward(chunk.num_examples * len(theta) * self.network.passes, flops)
                 parts.append(part)
         stacked = {name: torch.stack([part[name] for part in parts]) for name in self.network.running}
         result = dict(own)

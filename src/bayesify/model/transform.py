@@ -6,18 +6,25 @@ from typing import Any
 
 from torch import nn
 
-from bayesify.model.dropout import with_fixed_dropout
+from bayesify.model.dropout import with_dropout_everywhere, with_fixed_dropout
+from bayesify.model.epinet import with_epinet
 from bayesify.model.network import Network
+from bayesify.model.prior_function import with_prior_function
 from bayesify.model.problem import Problem
 from bayesify.model.random_features import with_random_features
+from bayesify.model.rank_one import with_rank_one
 from bayesify.model.spectral_norm import with_spectral_norm
 from bayesify.model.variational_head import with_variational_head
 
 TRANSFORMS: dict[str, Callable[[nn.Module, Any], nn.Module]] = {
     "dropout": with_fixed_dropout,
+    "dropout_everywhere": with_dropout_everywhere,
     "spectral_norm": with_spectral_norm,
     "random_features": with_random_features,
     "variational_head": with_variational_head,
+    "rank_one": with_rank_one,
+    "epinet": with_epinet,
+    "prior_function": with_prior_function,
 }
 """Each takes a copy of the module, which it may change, and settings that JSON can hold."""
 
