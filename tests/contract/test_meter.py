@@ -48,6 +48,8 @@ VARIANTS = {
     "multi(swag(num_snapshots=8, max_rank=4, num_samples=4, batch_size=16), 2)": False,
     "subset(swag(num_snapshots=4, batch_size=16), last, batch_size=16)": False,
     "temperature_scaled(mc_dropout(num_samples=8, batch_size=16))": False,
+    "mc_dropout(everywhere=True, repeats=3, num_samples=8, batch_size=16)": False,
+    "temperature_scaled(prior_ensemble(num_members=2, batch_size=16))": False,
     "temperature_scaled(swag(num_snapshots=8, max_rank=4, num_samples=4, batch_size=16))": False,
 }
 """Other forms that count differently inside, and whether they take several products."""
