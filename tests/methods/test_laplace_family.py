@@ -231,6 +231,26 @@ def test_a_linear_model_trained_online_ends_at_its_best_evidence() -> None:
     assert math.log(factor) == pytest.approx(float(best.x[0]), abs=1e-3)
 
 
+def test_a_stopped_fit_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    method = Laplace(evidence_epochs=10, batch_size=32)
+
+    def again() -> Linearised:
+        posterior = bay.fit(
+            module, online_data(), method=method, budget=bay.Budget(epochs=40), validation=None, checkpoint=tmp_path
+        )
+        assert isinstance(posterior, Linearised)
+        return posterior
+
+    whole = again()
+    (tmp_path / "fit--map.safetensors").unlink()  # as if stopped before the last part
+    resumed = again()
+    assert torch.equal(resumed.mean, whole.mean)
+    assert resumed.diagnostics.values["evidence_path"] == whole.diagnostics.values["evidence_path"]
+    assert len(whole.diagnostics.values["evidence_path"]) >= 2
+    assert resumed.cost.total == whole.cost.total
+
+
 def test_a_small_budget_has_no_place_for_it() -> None:
     module = nn.Linear(3, 1)
     method = Laplace(evidence_epochs=10, batch_size=32)

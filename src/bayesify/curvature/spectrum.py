@@ -217,8 +217,8 @@ class PerOutputSpectrum(Spectrum):
 class LowRankSpectrum(Spectrum):
     """Q the columns of `vectors` (P, R), with λ = 0 for everything orthogonal to them.
 
-    The last of the R + 1 coordinates stands for that rest: a vector is known by its coordinates where it has no part in
-    it, which `holding` sees to; with λ = 0 in the prior's eigenvectors there, no term of the evidence is missed.
+    The last of the R + 1 coordinates stands for that rest. `holding` adds eigenvectors with λ = 0 until given vectors
+    have no part in it: then the rest adds nothing to the evidence, because its precision is the prior's.
     """
 
     def __init__(self, eigenvalues: Tensor, vectors: Tensor) -> None:
