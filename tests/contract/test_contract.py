@@ -29,7 +29,7 @@ from bayesify.predictive import Predictive
 LONG_EPOCHS = 120
 FULL_STEPS = {"hmc": 1, "nuts": 1, "chees_hmc": 1, "split_hmc": 3, "mclmc": 2, "adjusted_mclmc": 2, "mile": 2}
 """Methods whose smallest step is of all data, and how many gradients of them it may take."""
-EARLY_STOPPING = {"deep_ensemble", "prior_ensemble", "mile"}
+EARLY_STOPPING = {"deep_ensemble", "packed_ensemble", "prior_ensemble", "mile"}
 NUM_GRID = 4001
 TAIL = 1e-7
 

@@ -29,6 +29,7 @@ METHODS = {
     "deep_ensemble": "deep_ensemble(num_members=2, batch_size=16)",
     "prior_ensemble": "prior_ensemble(num_members=2, batch_size=16)",
     "epinet": "epinet(num_samples=8, batch_size=16)",
+    "packed_ensemble": "packed_ensemble(num_members=2, alpha=1.5, batch_size=16)",
     "batch_ensemble": "batch_ensemble(num_members=3, batch_size=16)",
     "repulsive_ensemble": "repulsive_ensemble(num_members=2, repulsion=weights, batch_size=16)",
     "mc_dropout": "mc_dropout(num_samples=8, batch_size=16)",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bayesify.methods.mile import MILE as MILE
     from bayesify.methods.multi import Multi as Multi
     from bayesify.methods.nuts import NUTS as NUTS
+    from bayesify.methods.packed_ensemble import PackedEnsemble as PackedEnsemble
     from bayesify.methods.prior_ensemble import PriorEnsemble as PriorEnsemble
     from bayesify.methods.repulsive_ensemble import RepulsiveEnsemble as RepulsiveEnsemble
     from bayesify.methods.sae import SAE as SAE

@@ -14,6 +14,7 @@ _TARGETS = {
     "deep_ensemble": "bayesify.methods.deep_ensemble:DeepEnsemble",
     "prior_ensemble": "bayesify.methods.prior_ensemble:PriorEnsemble",
     "epinet": "bayesify.methods.epinet:Epinet",
+    "packed_ensemble": "bayesify.methods.packed_ensemble:PackedEnsemble",
     "batch_ensemble": "bayesify.methods.batch_ensemble:BatchEnsemble",
     "repulsive_ensemble": "bayesify.methods.repulsive_ensemble:RepulsiveEnsemble",
     "mc_dropout": "bayesify.methods.mc_dropout:MCDropout",

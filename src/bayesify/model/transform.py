@@ -14,6 +14,7 @@ from bayesify.model.problem import Problem
 from bayesify.model.random_features import with_random_features
 from bayesify.model.rank_one import with_rank_one
 from bayesify.model.spectral_norm import with_spectral_norm
+from bayesify.model.thin import with_thin_layers
 from bayesify.model.variational_head import with_variational_head
 
 TRANSFORMS: dict[str, Callable[[nn.Module, Any], nn.Module]] = {
@@ -25,6 +26,7 @@ TRANSFORMS: dict[str, Callable[[nn.Module, Any], nn.Module]] = {
     "rank_one": with_rank_one,
     "epinet": with_epinet,
     "prior_function": with_prior_function,
+    "thin": with_thin_layers,
 }
 """Each takes a copy of the module, which it may change, and settings that JSON can hold."""
 
