@@ -34,6 +34,7 @@ METHODS = {
     "repulsive_ensemble": "repulsive_ensemble(num_members=2, repulsion=weights, batch_size=16)",
     "mc_dropout": "mc_dropout(num_samples=8, batch_size=16)",
     "swag": "swag(num_snapshots=8, max_rank=4, num_samples=4, batch_size=16)",
+    "pca_subspace": "pca_subspace(rank=2, num_snapshots=6, num_chains=2, num_draws=5, batch_size=16)",
     "laplace": "laplace(batch_size=16)",
     "sngp": "sngp(num_features=32, batch_size=16)",
     "vbll": "vbll(batch_size=16)",

@@ -19,6 +19,7 @@ _TARGETS = {
     "repulsive_ensemble": "bayesify.methods.repulsive_ensemble:RepulsiveEnsemble",
     "mc_dropout": "bayesify.methods.mc_dropout:MCDropout",
     "swag": "bayesify.methods.swag:SWAG",
+    "pca_subspace": "bayesify.methods.pca_subspace:PCASubspace",
     "laplace": "bayesify.methods.laplace:Laplace",
     "sngp": "bayesify.methods.sngp:SNGP",
     "vbll": "bayesify.methods.vbll:VBLL",

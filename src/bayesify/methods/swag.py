@@ -102,19 +102,13 @@ class SWAG(Method):
     def fit(self, problem: Problem, run: Run) -> Posterior:
         """To the mode, then around it."""
         num_draws = self._num_draws(problem, run)
-        reserve = problem.statistics_cost(num_draws)
-        theta = problem.initial()[None]
-        if not problem.pretrained:
-            phase = run.phase("mode", self.map_share, reserve=reserve)
-            schedule = Schedule(self.learning_rate, self.batch_size)
-            theta = optimise(problem, phase, problem.start(1, phase.rng), schedule)
-        phase = run.phase("path", reserve=reserve)
-        found = self._follow(problem, phase, theta).best
+        path = self.follow(problem, run, problem.statistics_cost(num_draws))
+        found = path.state.best
         run.notes["num_snapshots"] = int(found.snapshots)
         mean, covariance = found.mean, gaussian(found, self.scale * problem.temperature)
         if num_draws == 0:
             return Gaussian(problem.model, mean, covariance)
-        draws = mean + covariance.sample(num_draws, phase.rng)  # (S, P)
+        draws = mean + covariance.sample(num_draws, path.phase.rng)  # (S, P)
         return Draws(problem.model, Particles(draws, problem.buffers(draws)))
 
     def _num_draws(self, problem: Problem, run: Run) -> int:
@@ -132,6 +126,16 @@ class SWAG(Method):
             "for its normalisation statistics: raise the budget to keep all."
         )
         return count
+
+    def follow(self, problem: Problem, run: Run, reserve: float = 0.0) -> "Path":
+        """To the mode and along the path, for all that the run affords but `reserve` gradient evaluations."""
+        theta = problem.initial()[None]
+        if not problem.pretrained:
+            phase = run.phase("mode", self.map_share, reserve=reserve)
+            schedule = Schedule(self.learning_rate, self.batch_size)
+            theta = optimise(problem, phase, problem.start(1, phase.rng), schedule)
+        phase = run.phase("path", reserve=reserve)
+        return Path(self._follow(problem, phase, theta), phase)
 
     def _follow(self, problem: Problem, phase: Run, theta: Tensor) -> "State":
         state = phase.restore(init(theta, self.max_rank))
@@ -188,6 +192,13 @@ class State(NamedTuple):
     def best(self) -> Snapshots:
         """What the Gaussian is made of."""
         return Snapshots(self.best_mean, self.best_squares, self.best_deviations, self.best_snapshots)
+
+
+class Path(NamedTuple):
+    """A path that was followed to its end."""
+
+    state: State
+    phase: Run
 
 
 def init(theta: Tensor, max_rank: int) -> State:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bayesify.errors import MethodError
 from bayesify.posterior.base import Function, Functions, Particles, Posterior, chooser
+from bayesify.posterior.draws import Draws
 from bayesify.predictive import Predictive
 
 
@@ -30,15 +31,22 @@ class Mixture(Posterior):
         return Particles(theta, {name: torch.cat([p.buffers[name] for p in parts])[:num_samples] for name in names})
 
     def share(self, num_samples: int | None) -> int | None:
-        """How many of `num_samples` draws come from each component: as divides evenly (rounded up)."""
-        return None if num_samples is None else -(-num_samples // len(self.components))
+        """How many of `num_samples` draws come from each component: as divides evenly (rounded up).
+
+        By default all, or as many as every component has where chains kept different numbers: weights are equal.
+        """
+        if num_samples is not None:
+            return -(-num_samples // len(self.components))
+        kept = {len(part.kept.theta) for part in self.components if isinstance(part, Draws)}
+        return min(kept) if len(kept) > 1 else None
 
     def _predict(self, inputs: Any, num_samples: int | None, seed: int) -> Predictive:
         share = self.share(num_samples)
         return Predictive.pooled([component._predict(inputs, share, seed) for component in self.components])
 
     def _functions(self, inputs: Any, num_samples: int | None, seed: int) -> Functions:
-        parts = [component._functions(inputs, self.share(num_samples), seed) for component in self.components]
+        share = None if num_samples is None else self.share(num_samples)
+        parts = [component._functions(inputs, share, seed) for component in self.components]
         outputs = torch.cat([part.outputs for part in parts])[:num_samples]
         return Functions(outputs, torch.cat([part.parameters for part in parts])[:num_samples])
 

@@ -1,0 +1,251 @@
+"""Bayesian inference in a plane through an optimiser's path (Izmailov, Maddox, Kirichenko et al., UAI 2019).
+
+The snapshots of the path that SWAG follows have mean μ and deviations whose largest principal components span a plane,
+
+    θ(z) = μ + D z,      D = V diag(s),                                                                          (1)
+
+with orthonormal V (P, R) and s the standard deviations of the path along them. The R numbers z are sampled by
+elliptical slice sampling from the plane's part of the tempered posterior,
+
+    p(z | D) ∝ [p(D | θ(z)) p(θ(z))]^(1/T),                                                                      (2)
+
+or, with `prior_scale` = σ, from [p(D | θ(z)) N(z; 0, σ² I)]^(1/T), the paper's prior on the plane alone. The Gaussian
+of the ellipses is the prior of (2) on the plane, or for a prior that is not Gaussian one of the same scales, which is
+divided out: chains are exact for any prior, and for (2) the path decides where the plane lies and nothing else.
+
+T is 1 unless `tempered(pca_subspace, T)` says otherwise. In so few dimensions all data determine z sharply: the paper
+raises only the likelihood to 1/T with T in the hundreds, which is another posterior than (2).
+
+Cost: one gradient of the batch per step of the path, then a forward pass of all data per chain and angle tried, five or
+so to a transition. Not here: random and curve subspaces.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayesify.engine import chains
+from bayesify.engine.budget import FORWARD_COST
+from bayesify.engine.chains import Info
+from bayesify.engine.elliptical import Slices, advance, start_slices
+from bayesify.engine.hamiltonian import mode_of
+from bayesify.engine.preflight import Work
+from bayesify.engine.run import Run
+from bayesify.errors import BudgetError
+from bayesify.methods.base import Exactness, Method, MethodInfo, Range, require, require_positive
+from bayesify.methods.swag import SWAG
+from bayesify.model.problem import Problem
+from bayesify.posterior.base import Particles, Posterior
+from bayesify.posterior.draws import Draws
+from bayesify.posterior.mixing import make_plan, mixing, warnings
+
+BURN_IN_SHARE = 0.2
+"""Of the evaluations: chains start where the path was, which may be far out in the plane's posterior, or far within."""
+NEGLIGIBLE = 1e-6
+"""A component is a direction of the path if its standard deviation is more than this part of the largest."""
+MAP_SHARE = 0.75
+"""Of what the path may spend, as in SWAG: on the way to where it starts."""
+
+
+@dataclass(frozen=True)
+class PCASubspace(Method):
+    """The posterior on a plane of few dimensions, sampled exactly.
+
+    Attributes:
+        rank: R, dimensions of the plane; fewer where the path has fewer.
+        prior_scale: None restricts the model's prior to the plane; a number is σ of N(0, σ² I) on z in its place.
+        learning_rate: Adam's on the way to the mode, at the start of the cosine.
+        path_learning_rate: Adam's constant rate along the path.
+        batch_size: examples per step.
+        num_snapshots: of the path.
+        path_share: of the budget, for the mode and the path; the rest goes to sampling.
+        num_chains: chains in the plane, run side by side.
+        num_draws: kept per chain.
+    """
+
+    rank: int = 5
+    prior_scale: float | None = None
+    learning_rate: float = 1e-2
+    path_learning_rate: float = 5e-3
+    batch_size: int = 64
+    num_snapshots: int = 40
+    path_share: float = 0.6
+    num_chains: int = 4
+    num_draws: int = 50
+
+    info = MethodInfo(
+        name="pca_subspace",
+        family="subspace",
+        exactness=Exactness.NOT_A_POSTERIOR,
+        reference="Izmailov et al., UAI 2019",
+        summary="elliptical slice sampling in a plane through an optimiser's path",
+        bias="exact on its plane of `rank` dimensions, and certain about everything off it",
+        uses_validation=True,
+        search_space={
+            "learning_rate": Range(1e-3, 3e-2, log=True),
+            "path_learning_rate": Range(1e-3, 2e-2, log=True),
+            "rank": Range(2, 20, log=True, integer=True),
+        },
+    )
+
+    def __post_init__(self) -> None:
+        require_positive(self, "rank", "learning_rate", "path_learning_rate", "batch_size", "num_chains", "num_draws")
+        require(self.num_snapshots >= 2, self, "num_snapshots", "at least 2")
+        require(0 < self.path_share < 1, self, "path_share", "between 0 and 1")
+        if self.prior_scale is not None:
+            require_positive(self, "prior_scale")
+
+    @property
+    def num_particles(self) -> int:
+        """The chains; the path is one network's."""
+        return self.num_chains
+
+    @property
+    def num_predictions(self) -> int:
+        """The kept draws."""
+        return self.num_chains * self.num_draws
+
+    @property
+    def path(self) -> SWAG:
+        """Whose path it is."""
+        return SWAG(
+            learning_rate=self.learning_rate,
+            swag_learning_rate=self.path_learning_rate,
+            batch_size=self.batch_size,
+            map_share=MAP_SHARE,
+            num_snapshots=self.num_snapshots,
+            max_rank=self.num_snapshots,
+        )
+
+    def memory(self, problem: Problem) -> float:
+        """Deviations three times (path, best, decomposed), the optimiser's vectors, the draws."""
+        vectors = 3 * self.num_snapshots + 8 + self.num_chains * (self.num_draws + 4)
+        return float(vectors * problem.num_parameters * problem.network.initial.element_size())
+
+    def stages(self, problem: Problem, limit: float, after: float | None = None) -> list[Work]:
+        """The path of one network, then forward passes of all data through every chain's."""
+        training, size = self.path_share * limit, problem.num_examples
+        sampling = limit - training + (after or 0.0)
+        block = min(size, problem.model.rows_at_once(self.num_chains))
+        return [Work(1, min(self.batch_size, size), training), Work(self.num_chains, block, sampling)]
+
+    def fit(self, problem: Problem, run: Run) -> Posterior:
+        """The path, the plane, the chains in it."""
+        found = self.path.follow(problem, run.phase("path", self.path_share)).state
+        span = directions(found.deviations, int(found.snapshots), self.rank)
+        plane = plane_of(problem, found.mean, span, self.prior_scale)
+        if (dimensions := plane.basis.shape[1]) < self.rank:
+            run.notes.setdefault("warnings", []).append(
+                f"the path has only {dimensions} directions, so the plane has not rank={self.rank} but {dimensions} "
+                "dimensions: raise the budget or num_snapshots if the network has more parameters."
+            )
+        plan = make_plan(problem, run, self.num_chains, self.num_draws)
+        trace = self.sample(problem, plane, run, plan.reserve, plan.num_draws)
+        theta = plane.at(trace.theta)
+        particles = Particles(theta, problem.buffers(theta))
+        diagnosed = trace.summary() | mixing(problem, particles, self.num_chains, plan.num_rows)
+        notes = diagnosed | {"dimensions": dimensions, "path_scale": plane.path_scale.tolist()}
+        run.notes.update(notes, warnings=[*run.notes.get("warnings", []), *warnings(diagnosed, self.num_chains)])
+        return Draws(problem.model, particles, self.num_chains)
+
+    def sample(self, problem: Problem, plane: "Plane", run: Run, reserve: float, num_draws: int) -> chains.Trace:
+        """Burn-in and sampling of the plane's coordinates."""
+        cost = FORWARD_COST * problem.num_examples * self.num_chains
+        if not run.affords(reserve + 3 * cost):
+            raise BudgetError(
+                f"pca_subspace with {self.num_chains} chains on {problem.num_examples} examples needs at least "
+                f"{3 * cost + reserve:.0f} gradient evaluations after its path, but {run.remaining:.0f} are left: "
+                "raise the budget or lower num_chains or path_share."
+            )
+
+        def log_likelihood(coordinates: Tensor) -> Tensor:
+            return plane.log_likelihood(problem, coordinates)
+
+        def step(slices: Slices, run: Run) -> tuple[Slices, Info]:
+            return advance(slices, log_likelihood, run.rng)
+
+        burn_in = run.phase("burn-in", BURN_IN_SHARE, reserve=reserve)
+        start = plane.start(self.num_chains, burn_in.rng)
+        state = start_slices(start, log_likelihood, burn_in.rng)
+        state = chains.sample_uneven(step, burn_in, state, 1, cost).state
+        return chains.sample_uneven(step, run.phase("sampling", reserve=reserve), state, num_draws, cost)
+
+
+class Plane(NamedTuple):
+    """θ = origin + B u, with B such that N(u; 0, I) is the Gaussian of the ellipses."""
+
+    origin: Tensor  # (P,)
+    basis: Tensor  # (P, R), B
+    path_scale: Tensor  # (R,) standard deviations of the path along its components
+    mean: Tensor  # (R,) of the path, in u
+    spread: Tensor  # (R, R) a root of its covariance, in u
+    is_restricted: bool
+    """Whether the prior is the model's: otherwise it is N(u; 0, I) to the power 1/T already."""
+
+    def at(self, coordinates: Tensor) -> Tensor:
+        """(K, R) → θ (K, P)."""
+        return self.origin + coordinates.to(self.basis) @ self.basis.mT
+
+    def start(self, num_chains: int, rng: torch.Generator) -> Tensor:
+        """Coordinates (K, R) spread as the path was."""
+        noise = torch.randn(num_chains, len(self.mean), generator=rng, dtype=self.mean.dtype, device=self.mean.device)
+        return self.mean + noise @ self.spread.mT
+
+    def log_likelihood(self, problem: Problem, coordinates: Tensor) -> Tensor:
+        """(K, R) → the target (2) over the ellipses' Gaussian, up to a constant, (K,) in float64."""
+        theta = self.at(coordinates)
+        buffers = problem.network.buffers(len(theta))
+        value = problem.log_likelihood(theta, problem.data, buffers, mode_of(problem)).double()
+        if not self.is_restricted:
+            return value / problem.temperature
+        prior = problem.prior.log_density(theta.double())
+        return (value + prior) / problem.temperature + 0.5 * coordinates.double().square().sum(-1)
+
+
+def directions(deviations: Tensor, num_snapshots: int, rank: int) -> Tensor:
+    """D of (1), (P, R): the largest principal components of the path, in float64.
+
+    Args:
+        deviations: (n, P), of which the first `num_snapshots` are filled.
+        num_snapshots: taken.
+        rank: R at most.
+    """
+    filled = deviations[: min(num_snapshots, len(deviations))].double()
+    _, scales, components = torch.linalg.svd(filled, full_matrices=False)
+    kept = int((scales[:rank] > NEGLIGIBLE * scales[0]).sum())
+    span: Tensor = components[:kept].mT * (scales[:kept] / max(1, len(filled) - 1) ** 0.5)
+    return span
+
+
+def plane_of(problem: Problem, mean: Tensor, span: Tensor, prior_scale: float | None) -> Plane:
+    """Coordinates in which the prior on the plane, to the power 1/T, is N(0, I).
+
+    Args:
+        problem: whose prior and temperature count.
+        mean: μ of (1), (P,).
+        span: D, (P, R).
+        prior_scale: σ, or None for the model's prior.
+
+    Raises:
+        BudgetError: the path has not moved.
+    """
+    if span.shape[1] == 0:
+        raise BudgetError("the path of pca_subspace has not moved, so that it spans no plane: raise the budget.")
+    start, heat = mean.double(), problem.temperature**0.5
+    path_scale = span.square().sum(0).sqrt()
+    if prior_scale is not None:
+        wide = heat * prior_scale
+        own = torch.eye(span.shape[1], dtype=span.dtype, device=span.device) / wide
+        return Plane(mean, (wide * span).to(mean), path_scale, torch.zeros_like(path_scale), own, False)
+    prior = problem.prior
+    none = torch.zeros(prior.num_likelihood, dtype=torch.float64, device=mean.device)
+    precision = torch.cat([prior.scale.double() ** -2, none + prior.likelihood_precision()])
+    pull = precision * (torch.cat([prior.loc.double(), none]) - start)
+    root = torch.linalg.cholesky(span.mT @ (precision[:, None] * span))  # A = Dᵀ Λ D = root rootᵀ
+    centre = torch.cholesky_solve((span.mT @ pull)[:, None], root)[:, 0]  # of the prior, in z
+    # u = rootᵀ (z − centre) / √T has covariance I where z has the covariance T A⁻¹.
+    basis = heat * torch.linalg.solve_triangular(root.mT, span, upper=True, left=False)
+    origin = (start + span @ centre).to(mean)
+    return Plane(origin, basis.to(mean), path_scale, -root.mT @ centre / heat, root.mT / heat, True)
