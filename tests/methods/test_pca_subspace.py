@@ -48,7 +48,7 @@ class Line(NamedTuple):
 def path_of(problem: Problem, own: PCASubspace) -> Line:
     """The same path again, by the same random numbers."""
     found = own.path.follow(problem, run_for(problem).phase("path", own.path_share)).state
-    return Line(found.mean.double(), directions(found.deviations, int(found.snapshots), own.rank))
+    return Line(found.best_mean.double(), directions(found.deviations, int(found.snapshots), own.rank))
 
 
 def on_plane(target: Target, own: PCASubspace, temperature: float, likelihood_only: bool) -> Target:

@@ -1,6 +1,7 @@
 """Bayesian inference in a plane through an optimiser's path (Izmailov, Maddox, Kirichenko et al., UAI 2019).
 
-The snapshots of the path that SWAG follows have mean μ and deviations whose largest principal components span a plane,
+The snapshots of the path that SWAG follows have mean μ (with held-out data that of the first n which validates best)
+and deviations whose largest principal components span a plane,
 
     θ(z) = μ + D z,      D = V diag(s),                                                                          (1)
 
@@ -10,8 +11,9 @@ elliptical slice sampling from the plane's part of the tempered posterior,
     p(z | D) ∝ [p(D | θ(z)) p(θ(z))]^(1/T),                                                                      (2)
 
 or, with `prior_scale` = σ, from [p(D | θ(z)) N(z; 0, σ² I)]^(1/T), the paper's prior on the plane alone. The Gaussian
-of the ellipses is the prior of (2) on the plane, or for a prior that is not Gaussian one of the same scales, which is
-divided out: chains are exact for any prior, and for (2) the path decides where the plane lies and nothing else.
+of the ellipses is at first the prior on the plane (or, for a prior that is not Gaussian, one of the same scales), then
+one fitted to the draws of the burn-in and widened; what it differs by is part of the likelihood (Nishihara, Murray &
+Adams, JMLR 2014), so that chains are exact whatever it is: the path decides where the plane lies, and nothing else.
 
 T is 1 unless `tempered(pca_subspace, T)` says otherwise. In so few dimensions all data determine z sharply: the paper
 raises only the likelihood to 1/T with T in the hundreds, which is another posterior than (2).
@@ -41,8 +43,14 @@ from bayesify.posterior.base import Particles, Posterior
 from bayesify.posterior.draws import Draws
 from bayesify.posterior.mixing import make_plan, mixing, warnings
 
-BURN_IN_SHARE = 0.2
-"""Of the evaluations: chains start where the path was, which may be far out in the plane's posterior, or far within."""
+BURN_IN_SHARES = (0.15, 0.15, 0.2)
+"""Of what is left for sampling, one after the other: with ellipses of the prior, then twice with fitted ones."""
+DRAWS_TO_FIT = 4
+"""Per dimension, of all chains: fewer say too little about a covariance."""
+WIDENED = 2.0
+"""Variance of fitted ellipses over that of the draws: where the Gaussian is narrower than the target, chains stick."""
+MINIMUM_SWEEPS = 20
+"""Evaluations of every chain, below which no phase could do anything."""
 NEGLIGIBLE = 1e-6
 """A component is a direction of the path if its standard deviation is more than this part of the largest."""
 MAP_SHARE = 0.75
@@ -71,7 +79,7 @@ class PCASubspace(Method):
     path_learning_rate: float = 5e-3
     batch_size: int = 64
     num_snapshots: int = 40
-    path_share: float = 0.6
+    path_share: float = 0.3
     num_chains: int = 4
     num_draws: int = 50
 
@@ -81,7 +89,7 @@ class PCASubspace(Method):
         exactness=Exactness.NOT_A_POSTERIOR,
         reference="Izmailov et al., UAI 2019",
         summary="elliptical slice sampling in a plane through an optimiser's path",
-        bias="exact on its plane of `rank` dimensions, and certain about everything off it",
+        bias="exact on its plane of `rank` dimensions, and certain about everything off it: far too narrow",
         uses_validation=True,
         search_space={
             "learning_rate": Range(1e-3, 3e-2, log=True),
@@ -135,46 +143,83 @@ class PCASubspace(Method):
         """The path, the plane, the chains in it."""
         found = self.path.follow(problem, run.phase("path", self.path_share)).state
         span = directions(found.deviations, int(found.snapshots), self.rank)
-        plane = plane_of(problem, found.mean, span, self.prior_scale)
+        plane = plane_of(problem, found.best_mean, span, self.prior_scale)
         if (dimensions := plane.basis.shape[1]) < self.rank:
             run.notes.setdefault("warnings", []).append(
                 f"the path has only {dimensions} directions, so the plane has not rank={self.rank} but {dimensions} "
                 "dimensions: raise the budget or num_snapshots if the network has more parameters."
             )
         plan = make_plan(problem, run, self.num_chains, self.num_draws)
-        trace = self.sample(problem, plane, run, plan.reserve, plan.num_draws)
-        theta = plane.at(trace.theta)
+        trace, coordinates = self.sample(problem, plane, run, plan.reserve, plan.num_draws)
+        theta = plane.at(coordinates)
         particles = Particles(theta, problem.buffers(theta))
         diagnosed = trace.summary() | mixing(problem, particles, self.num_chains, plan.num_rows)
         notes = diagnosed | {"dimensions": dimensions, "path_scale": plane.path_scale.tolist()}
         run.notes.update(notes, warnings=[*run.notes.get("warnings", []), *warnings(diagnosed, self.num_chains)])
         return Draws(problem.model, particles, self.num_chains)
 
-    def sample(self, problem: Problem, plane: "Plane", run: Run, reserve: float, num_draws: int) -> chains.Trace:
-        """Burn-in and sampling of the plane's coordinates."""
+    def sample(
+        self, problem: Problem, plane: "Plane", run: Run, reserve: float, num_draws: int
+    ) -> tuple[chains.Trace, Tensor]:
+        """Burn-in and sampling: the chains and their draws u (K S, R)."""
         cost = FORWARD_COST * problem.num_examples * self.num_chains
-        if not run.affords(reserve + 3 * cost):
+        if not run.affords(reserve + MINIMUM_SWEEPS * cost):
             raise BudgetError(
                 f"pca_subspace with {self.num_chains} chains on {problem.num_examples} examples needs at least "
-                f"{3 * cost + reserve:.0f} gradient evaluations after its path, but {run.remaining:.0f} are left: "
-                "raise the budget or lower num_chains or path_share."
+                f"{MINIMUM_SWEEPS * cost + reserve:.0f} gradient evaluations after its path, but {run.remaining:.0f} are "
+                "left: raise the budget or lower num_chains or path_share."
             )
 
-        def log_likelihood(coordinates: Tensor) -> Tensor:
-            return plane.log_likelihood(problem, coordinates)
+        run = run.phase("plane", reserve=reserve)
+        ellipses, theta = plane.prior_ellipses(), plane.start(self.num_chains, run.rng)
+        for number, share in enumerate(BURN_IN_SHARES):
+            trace = self._chains(problem, plane, ellipses, theta, run.phase(f"burn-in-{number}", share), num_draws)
+            theta = ellipses.coordinates(trace.state.theta)
+            ellipses = fitted(ellipses, ellipses.coordinates(trace.theta))
+        trace = self._chains(problem, plane, ellipses, theta, run.phase("sampling"), num_draws)
+        return trace, ellipses.coordinates(trace.theta)
+
+    def _chains(
+        self, problem: Problem, plane: "Plane", ellipses: "Ellipses", theta: Tensor, run: Run, num_draws: int
+    ) -> chains.Trace:
+        def log_likelihood(white: Tensor) -> Tensor:
+            return plane.log_density(problem, ellipses.coordinates(white)) + 0.5 * white.square().sum(-1)
 
         def step(slices: Slices, run: Run) -> tuple[Slices, Info]:
             return advance(slices, log_likelihood, run.rng)
 
-        burn_in = run.phase("burn-in", BURN_IN_SHARE, reserve=reserve)
-        start = plane.start(self.num_chains, burn_in.rng)
-        state = start_slices(start, log_likelihood, burn_in.rng)
-        state = chains.sample_uneven(step, burn_in, state, 1, cost).state
-        return chains.sample_uneven(step, run.phase("sampling", reserve=reserve), state, num_draws, cost)
+        cost = FORWARD_COST * problem.num_examples * self.num_chains
+        start = start_slices(ellipses.whitened(theta), log_likelihood, run.rng)
+        return chains.sample_uneven(step, run, start, num_draws, cost)
+
+
+class Ellipses(NamedTuple):
+    """The Gaussian of the ellipses, u = mean + root v with v ~ N(0, I)."""
+
+    mean: Tensor  # (R,)
+    root: Tensor  # (R, R), lower triangular
+
+    def coordinates(self, white: Tensor) -> Tensor:
+        """V (K, R) → u."""
+        return self.mean + white @ self.root.mT
+
+    def whitened(self, coordinates: Tensor) -> Tensor:
+        """U (K, R) → v."""
+        found: Tensor = torch.linalg.solve_triangular(self.root, (coordinates - self.mean).mT, upper=False).mT
+        return found
+
+
+def fitted(ellipses: Ellipses, draws: Tensor) -> Ellipses:
+    """Ellipses for the target that draws u (S, R) are of; as they were where there are too few draws."""
+    size = draws.shape[1]
+    if len(draws) < DRAWS_TO_FIT * size:
+        return ellipses
+    root, failed = torch.linalg.cholesky_ex(WIDENED * torch.cov(draws.mT).reshape(size, size))
+    return ellipses if int(failed) else Ellipses(draws.mean(0), root)
 
 
 class Plane(NamedTuple):
-    """θ = origin + B u, with B such that N(u; 0, I) is the Gaussian of the ellipses."""
+    """θ = origin + B u, with B such that the prior on the plane, to the power 1/T, is N(u; 0, I)."""
 
     origin: Tensor  # (P,)
     basis: Tensor  # (P, R), B
@@ -182,7 +227,11 @@ class Plane(NamedTuple):
     mean: Tensor  # (R,) of the path, in u
     spread: Tensor  # (R, R) a root of its covariance, in u
     is_restricted: bool
-    """Whether the prior is the model's: otherwise it is N(u; 0, I) to the power 1/T already."""
+    """Whether the prior is the model's, which may be other than Gaussian."""
+
+    def prior_ellipses(self) -> Ellipses:
+        """Those of N(u; 0, I)."""
+        return Ellipses(torch.zeros_like(self.mean), torch.eye(len(self.mean)).to(self.mean))
 
     def at(self, coordinates: Tensor) -> Tensor:
         """(K, R) → θ (K, P)."""
@@ -193,15 +242,14 @@ class Plane(NamedTuple):
         noise = torch.randn(num_chains, len(self.mean), generator=rng, dtype=self.mean.dtype, device=self.mean.device)
         return self.mean + noise @ self.spread.mT
 
-    def log_likelihood(self, problem: Problem, coordinates: Tensor) -> Tensor:
-        """(K, R) → the target (2) over the ellipses' Gaussian, up to a constant, (K,) in float64."""
+    def log_density(self, problem: Problem, coordinates: Tensor) -> Tensor:
+        """The target (2) at u (K, R), up to a constant, (K,) in float64."""
         theta = self.at(coordinates)
         buffers = problem.network.buffers(len(theta))
         value = problem.log_likelihood(theta, problem.data, buffers, mode_of(problem)).double()
-        if not self.is_restricted:
-            return value / problem.temperature
-        prior = problem.prior.log_density(theta.double())
-        return (value + prior) / problem.temperature + 0.5 * coordinates.double().square().sum(-1)
+        if self.is_restricted:
+            return (value + problem.prior.log_density(theta.double())) / problem.temperature
+        return value / problem.temperature - 0.5 * coordinates.square().sum(-1)
 
 
 def directions(deviations: Tensor, num_snapshots: int, rank: int) -> Tensor:
