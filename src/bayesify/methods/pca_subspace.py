@@ -166,8 +166,8 @@ class PCASubspace(Method):
         if not run.affords(reserve + MINIMUM_SWEEPS * cost):
             raise BudgetError(
                 f"pca_subspace with {self.num_chains} chains on {problem.num_examples} examples needs at least "
-                f"{MINIMUM_SWEEPS * cost + reserve:.0f} gradient evaluations after its path, but {run.remaining:.0f} are "
-                "left: raise the budget or lower num_chains or path_share."
+                f"{MINIMUM_SWEEPS * cost + reserve:.0f} gradient evaluations after its path, but has "
+                f"{run.remaining:.0f}: raise the budget or lower num_chains or path_share."
             )
 
         run = run.phase("plane", reserve=reserve)
