@@ -59,7 +59,7 @@ def test_the_learners_prior_is_the_truths_law() -> None:
     bound = env.prior.bind(network.layout, 0, network.initial)
     scales = {slot.name: float(bound.scale[slot.offset]) for slot in network.layout.slots}
     near, wide = 10**-0.5, 50**-0.5
-    assert scales == pytest.approx({"0.weight": near, "0.bias": near, "2.weight": wide, "4.weight": wide})
+    assert scales == pytest.approx({"0.weight": near, "0.bias": near, "2.weight": wide, "5.weight": wide})
     # E f² = (1 + 1/D) / 4 for either logit: each ReLU halves the second moment.
     differences = torch.cat(
         [

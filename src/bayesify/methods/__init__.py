@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from bayesify.methods.multi import Multi as Multi
     from bayesify.methods.nuts import NUTS as NUTS
     from bayesify.methods.packed_ensemble import PackedEnsemble as PackedEnsemble
+    from bayesify.methods.pca_subspace import PCASubspace as PCASubspace
     from bayesify.methods.prior_ensemble import PriorEnsemble as PriorEnsemble
     from bayesify.methods.repulsive_ensemble import RepulsiveEnsemble as RepulsiveEnsemble
-    from bayesify.methods.pca_subspace import PCASubspace as PCASubspace
     from bayesify.methods.sae import SAE as SAE
     from bayesify.methods.sghmc import SGHMC as SGHMC
     from bayesify.methods.sgld import SGLD as SGLD

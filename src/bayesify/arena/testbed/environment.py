@@ -61,15 +61,15 @@ class Environment(NamedTuple):
 
 
 class Divided(nn.Module):
-    """Logits at a temperature."""
+    """Inputs over a temperature."""
 
     def __init__(self, temperature: float) -> None:
         nn.Module.__init__(self)
         self.temperature = temperature
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """(..., C)."""
-        return logits / self.temperature
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., H)."""
+        return features / self.temperature
 
     def extra_repr(self) -> str:
         """What the network is identified by."""
@@ -122,6 +122,6 @@ def network(setting: Setting) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(HIDDEN, HIDDEN, bias=False),
         nn.ReLU(),
+        Divided(setting.temperature),  # of the last features, which is the same: some methods look for a last layer
         nn.Linear(HIDDEN, NUM_CLASSES, bias=False),
-        Divided(setting.temperature),
     )

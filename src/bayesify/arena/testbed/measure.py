@@ -34,7 +34,7 @@ from bayesify.predictive import Predictive
 TESTBED_VERSION = 1
 """Goes up whenever the same cell would give another result."""
 CONTROL = "deep_ensemble"
-DEFAULT_METHODS = ("map", "mc_dropout", "laplace", "multi_laplace", "swag", "ivon", "sghmc", "hmc")
+DEFAULT_METHODS = ("map", "mc_dropout", "mean_field_vi", "laplace", "prior_ensemble", "epinet", "sghmc", "hmc")
 NUM_DRAWS = 1000
 """Of posteriors that can be sampled at will."""
 TOTAL_EXAMPLES, FEWEST_EPOCHS, MOST_EPOCHS = 40_000, 40, 200
