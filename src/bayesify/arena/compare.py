@@ -23,6 +23,7 @@ from bayesify.arena.execute.process import run_processes
 from bayesify.arena.field import entrants, tuned
 from bayesify.arena.models import build, is_named, likelihood_of, load_factory, model_fingerprint
 from bayesify.arena.plan import Cell, Plan, Settings, make_plan, settings_digest
+from bayesify.arena.prior_check import keep_prior_check
 from bayesify.arena.report import ReportPaths, write_report
 from bayesify.arena.store import Store
 from bayesify.datasets.shift import CORRUPTED_EXAMPLES, Shift, outside_rows, shifted_rows
@@ -197,6 +198,7 @@ def compare(
     store.prepare()
     _write_request(plan, store, workers)
     context = Context(task, split_rows, settings, model, store, further)
+    keep_prior_check(plan, context)
     execute(plan, context, workers, retry_failed=retry_failed, watch=watch or Silent())
     return Result(analyse(plan, store, environment(workers)), store.folder)
 
