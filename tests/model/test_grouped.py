@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import bayesify as bay
 from bayesify.errors import MethodError, UnsupportedError
@@ -187,6 +188,15 @@ def test_convolutions_are_fitted_with_it_and_half_precision_is_kept() -> None:
     assert fitted.predict(x).probs.shape == (24, 2)
     law = CorrelatedNormal().bind(Layout.of(model), 0, torch.zeros(1))
     assert law.score(torch.zeros(2, len(law.loc))).dtype == torch.float32
+
+
+@pytest.mark.parametrize("prior", [ARD(), CorrelatedNormal(length_scale=1.37)], ids=repr)
+def test_scores_can_be_traced_at_first_sight(prior: Prior) -> None:
+    """No other test has this length scale: what is computed once is not computed under the tracer."""
+    law = bound(prior)
+    traced = make_fx(law.score)(points(3, len(law.loc) + 2))
+    theta = 2 * points(3, len(law.loc) + 2)
+    torch.testing.assert_close(traced(theta), law.score(theta))
 
 
 def test_names() -> None:

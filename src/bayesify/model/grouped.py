@@ -5,7 +5,7 @@ Each knows the shape of its block and takes any number of blocks side by side; i
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -83,6 +83,9 @@ class KernelNormal(Family):
 
     name = "correlated_normal"
 
+    def __post_init__(self) -> None:
+        _ = self._law  # while tensors have values: scores are traced, where they have none
+
     def scale_of(self, slot: Slot) -> float:  # noqa: D102
         return self.marginal.scale_of(slot)
 
@@ -116,7 +119,7 @@ class _Law(NamedTuple):
     half_log_determinant: float
 
 
-@lru_cache(maxsize=64)
+@cache
 def _law(kernel: tuple[int, ...], length_scale: float) -> _Law:
     axes = [torch.arange(size, dtype=torch.float64) for size in kernel]
     places = torch.cartesian_prod(*axes).reshape(-1, len(kernel))
