@@ -194,7 +194,7 @@ def test_convolutions_are_fitted_with_it_and_half_precision_is_kept() -> None:
 def test_scores_can_be_traced_at_first_sight(prior: Prior) -> None:
     """No other test has this length scale: what is computed once is not computed under the tracer."""
     law = bound(prior)
-    traced = make_fx(law.score)(points(3, len(law.loc) + 2))
+    traced = make_fx(lambda theta: law.score(theta))(points(3, len(law.loc) + 2))
     theta = 2 * points(3, len(law.loc) + 2)
     torch.testing.assert_close(traced(theta), law.score(theta))
 
