@@ -21,7 +21,7 @@ from bayesify.arena.execute.events import Watcher
 from bayesify.arena.execute.local import run_local
 from bayesify.arena.execute.process import run_processes
 from bayesify.arena.field import entrants, tuned
-from bayesify.arena.models import build, is_named, likelihood_of, load_factory, model_fingerprint
+from bayesify.arena.models import build, is_named, likelihood_of, load_factory, model_fingerprint, prior_of
 from bayesify.arena.plan import Cell, Plan, Settings, make_plan, settings_digest
 from bayesify.arena.prior_check import keep_prior_check
 from bayesify.arena.report import ReportPaths, write_report
@@ -170,6 +170,7 @@ def compare(
     if tune:
         field = tuple(tuned(one, tune) if one.role != "reference" else one for one in field)
     _check_model(model, task, likelihood)
+    prior_of(prior)  # an unknown name fails before any work
     further = _shift(task, shift, shifted, outside, shift_examples, seed)
     settings = Settings(
         entrants=field,
