@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("steps", 4500), ("width", 64), ("layers", 3), ("batch-size", 32), ("sets", 2000)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--save", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)

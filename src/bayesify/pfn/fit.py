@@ -41,7 +41,7 @@ def fit_pfn(
     width: int = 64,
     num_layers: int = 3,
     num_heads: int = 4,
-    learning_rate: float = 1.5e-3,
+    learning_rate: float = 3e-3,
     seed: int = 0,
     device: str = "cpu",
 ) -> PFN:
