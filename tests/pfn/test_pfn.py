@@ -75,6 +75,9 @@ def test_joint_densities_go_by_the_chain_rule(trained: PFN) -> None:
     then = trained.predict(torch.cat([x, new[:1]]), torch.cat([y, values[:1]]), new[1:]).log_prob(values[1:]).sum()
     joint = trained.predict(x, y, new).joint_log_prob(values)
     torch.testing.assert_close(joint, first + then)
+    blocks = trained.predict(x, y, new).joint_log_prob(values, [[0, 1], [1, 1]])
+    torch.testing.assert_close(blocks[0], joint)
+    assert blocks[1] > blocks[0]  # the same row again is hardly news
     assert joint > trained.predict(x, y, new).log_prob(values).sum()  # neighbours are alike
 
 

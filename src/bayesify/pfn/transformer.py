@@ -21,6 +21,9 @@ from bayesify.files import replacing
 from bayesify.model.bars import Bars
 from bayesify.predictive import Predictive
 
+JOINT_BLOCKS = 256
+"""Blocks of a joint density that go through the network together."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -89,7 +92,8 @@ class PFN(nn.Module):
     def predict(self, inputs: Any, targets: Any, queries: Any) -> Predictive:
         """The posterior predictive at `queries`, given a data set.
 
-        Its `joint_log_prob` goes by the chain rule: each target joins the context of the next.
+        Its `joint_log_prob` goes by the chain rule: each target joins the context of the next. It is as good as
+        the rest while context and block together have no more rows than `max_context`.
 
         Args:
             inputs: (n, d), 0 ≤ n ≤ `max_context`; in the units of the prior.
@@ -103,13 +107,9 @@ class PFN(nn.Module):
         x, y, new = (torch.as_tensor(one, dtype=like.dtype, device=like.device) for one in (inputs, targets, queries))
         self._check(x, y, new)
 
-        def joint(values: Tensor) -> Tensor:
-            pairs = zip(new.unsqueeze(1), values.reshape(-1, 1), strict=True)
-            total, seen, known = values.new_zeros(()), x, y
-            for row, value in pairs:
-                total = total + self.bars.log_prob(self._logits(seen, known, row), value, value).sum()
-                seen, known = torch.cat([seen, row]), torch.cat([known, value])
-            return total
+        def joint(values: Tensor, blocks: Tensor) -> Tensor:
+            parts = torch.split(blocks, JOINT_BLOCKS)
+            return torch.cat([self._chained(x, y, new[part], values[part, 0]) for part in parts])
 
         logits = self._logits(x, y, new)
         return Predictive(self.bars, logits.unsqueeze(0), logits.new_zeros(1, 0), joint=joint)
@@ -125,6 +125,17 @@ class PFN(nn.Module):
     def _logits(self, inputs: Tensor, targets: Tensor, queries: Tensor) -> Tensor:
         logits: Tensor = self(inputs.unsqueeze(0), targets.unsqueeze(0), queries.unsqueeze(0))
         return logits.squeeze(0)
+
+    @torch.no_grad()
+    def _chained(self, inputs: Tensor, targets: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+        """Joint log densities (M,) of values (M, τ) at rows (M, τ, d), one after the other, given one data set."""
+        seen, known = (one.expand(len(rows), *one.shape) for one in (inputs, targets))
+        total = values.new_zeros(len(rows))
+        for place in range(rows.shape[1]):
+            row, value = rows[:, place : place + 1], values[:, place : place + 1]
+            total = total + self.bars.distribution(self(seen, known, row)).log_prob(value).squeeze(1)
+            seen, known = torch.cat([seen, row], 1), torch.cat([known, value], 1)
+        return total
 
     def _check(self, inputs: Tensor, targets: Tensor, queries: Tensor) -> None:
         d = self.shape.num_inputs
