@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bayesify import priors
 from bayesify.datasets.corrupt_images import IMAGE_CORRUPTIONS
 from bayesify.datasets.corrupt_tables import TABLE_CORRUPTIONS
 from bayesify.methods.registry import method_class, method_names
@@ -92,3 +93,10 @@ def test_tables_of_corruptions_say_what_there_is() -> None:
     text = page("docs/data.md")
     for header, known in (("images", IMAGE_CORRUPTIONS), ("tables", TABLE_CORRUPTIONS)):
         assert [row[NAME].strip("`") for row in table(text, header)] == list(known)
+
+
+def test_every_prior_is_explained() -> None:
+    text = page("docs/priors.md")
+    families = [name for name, kind in vars(priors).items() if isinstance(kind, type) and kind is not priors.Prior]
+    assert len(families) >= 8
+    assert not [name for name in families if f"`{name}(" not in text]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bayesify import metrics as metrics
     from bayesify import models as models
     from bayesify import optim as optim
+    from bayesify import pfn as pfn
     from bayesify import priors as priors
     from bayesify.arena.compare import compare as compare
     from bayesify.conformal import conformalise as conformalise
@@ -45,6 +46,7 @@ _LAZY = {
     "metrics": "bayesify.metrics",
     "models": "bayesify.models",
     "optim": "bayesify.optim",
+    "pfn": "bayesify.pfn",
 }
 """Public names that are imported when first used, so that `import bayesify` and `--help` stay quick."""
 

@@ -121,6 +121,7 @@ BAD = {
     "ways to split": (["--gap", "--group", "colour"], "one of them"),
     "group": (["--group", "colur"], "colour"),
     "kind": (["--task", "ranking"], "regression"),
+    "prior": (["--prior", "studentt"], "student_t"),
 }
 
 

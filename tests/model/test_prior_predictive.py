@@ -126,6 +126,7 @@ def test_report(inputs: Tensor) -> None:
     assert text.startswith("20 functions from the prior on 300 inputs (classification)")
     assert "warning: " in text
     assert json.loads(json.dumps(found.as_dict()))["num_functions"] == 20
+    assert "of that of equal chances" in text
 
 
 def test_same_seed_same_result_without_the_global_state(inputs: Tensor) -> None:
@@ -151,3 +152,14 @@ def test_bad_arguments(inputs: Tensor) -> None:
         Normal().check(mlp(8, 2), inputs, num_functions=1)
     with pytest.raises(MethodError, match="Did you mean 'categorical'"):
         Normal().check(mlp(8, 2), inputs, "categorial")
+
+
+def test_entropy_goes_from_certainty_to_equal_chances(inputs: Tensor) -> None:
+    def entropy(scale: float) -> float:
+        found = Normal(scale=scale).check(nn.Linear(8, 3), inputs)
+        assert found.entropy is not None
+        return found.entropy
+
+    assert entropy(1e-3) == pytest.approx(1.0, abs=1e-4)
+    assert entropy(1e3) == pytest.approx(0.0, abs=0.01)
+    assert 0.2 < entropy(0.5) < 0.9

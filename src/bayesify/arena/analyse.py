@@ -11,6 +11,7 @@ from bayesify.arena.compared import METRIC, Collected, Finished, collect, compar
 from bayesify.arena.field import Entrant, default_epochs
 from bayesify.arena.models import likelihood_of
 from bayesify.arena.plan import Cell, Plan
+from bayesify.arena.prior_check import stored_prior_check
 from bayesify.arena.shift_summary import shift_summary
 from bayesify.arena.statistics import Comparison
 from bayesify.arena.store import Store
@@ -44,6 +45,7 @@ def analyse(plan: Plan, store: Store, environment: dict[str, Any]) -> dict[str, 
         "curve": _curve(plan, found, comparisons),
         "chains": _chains(plan, found, multiple),
         "shift": shift,
+        "prior_check": stored_prior_check(store.folder),
         "progress": {
             "done": sum(len(cells) for cells in found.done.values()),
             "planned": len(plan.cells),

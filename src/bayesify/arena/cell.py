@@ -77,7 +77,7 @@ def run_cell(cell: Cell, context: Context) -> Outcome:
 
 def _fit_and_score(cell: Cell, context: Context) -> tuple[dict[str, Any], Arrays]:
     split = context.splits[cell.split]
-    data = _prepared(context, cell.split)
+    data = prepared_split(context, cell.split)
     likelihood = likelihood_of(context.task.kind, context.settings.likelihood)
     outputs = num_outputs(context.task, likelihood)
     seed = seed_of("model", cell.split, cell.seed)
@@ -121,7 +121,8 @@ _prepared_splits: dict[tuple[int, int], Prepared] = {}
 """The last split prepared in this process: neighbouring cells share it."""
 
 
-def _prepared(context: Context, split: int) -> Prepared:
+def prepared_split(context: Context, split: int) -> Prepared:
+    """One split's rows as the networks see them."""
     key = (id(context.task), split)
     if key not in _prepared_splits:
         _prepared_splits.clear()

@@ -21,8 +21,9 @@ from bayesify.arena.execute.events import Watcher
 from bayesify.arena.execute.local import run_local
 from bayesify.arena.execute.process import run_processes
 from bayesify.arena.field import entrants, tuned
-from bayesify.arena.models import build, is_named, likelihood_of, load_factory, model_fingerprint
+from bayesify.arena.models import build, is_named, likelihood_of, load_factory, model_fingerprint, prior_of
 from bayesify.arena.plan import Cell, Plan, Settings, make_plan, settings_digest
+from bayesify.arena.prior_check import keep_prior_check
 from bayesify.arena.report import ReportPaths, write_report
 from bayesify.arena.store import Store
 from bayesify.datasets.shift import CORRUPTED_EXAMPLES, Shift, outside_rows, shifted_rows
@@ -169,6 +170,7 @@ def compare(
     if tune:
         field = tuple(tuned(one, tune) if one.role != "reference" else one for one in field)
     _check_model(model, task, likelihood)
+    prior_of(prior)  # an unknown name fails before any work
     further = _shift(task, shift, shifted, outside, shift_examples, seed)
     settings = Settings(
         entrants=field,
@@ -197,6 +199,7 @@ def compare(
     store.prepare()
     _write_request(plan, store, workers)
     context = Context(task, split_rows, settings, model, store, further)
+    keep_prior_check(plan, context)
     execute(plan, context, workers, retry_failed=retry_failed, watch=watch or Silent())
     return Result(analyse(plan, store, environment(workers)), store.folder)
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, Poisson, StudentT
 
+from bayesify.model.bars import BarDistribution
+
 
 def mean_of(components: Distribution) -> Tensor:
     """(S, B, D); NaN where there is none."""
@@ -34,6 +36,8 @@ def cdf_of(components: Distribution, value: Tensor) -> Tensor:
     if isinstance(components, Normal):
         below: Tensor = components.cdf(value)  # type: ignore[no-untyped-call]
         return below
+    if isinstance(components, BarDistribution):
+        return components.cdf(value)
     if isinstance(components, Poisson):
         below = torch.special.gammaincc(value.floor().clamp_min(0) + 1, components.rate)
         return torch.where(value >= 0, below, torch.zeros_like(below))
@@ -49,6 +53,8 @@ def sample_of(components: Distribution, which: Tensor, rows: Tensor, rng: torch.
     """One y (n, B, D) from component `which` (n, B) of every row."""
     if isinstance(components, Poisson):
         return torch.poisson(components.rate[which, rows], generator=rng)
+    if isinstance(components, BarDistribution):
+        return components.draw((which, rows), rng)
     noise_shape = (*which.shape, components.mean.shape[-1])
     noise = torch.randn(noise_shape, generator=rng, device=rng.device, dtype=components.mean.dtype)
     assert isinstance(components, (Normal, StudentT))

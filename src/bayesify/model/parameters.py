@@ -28,6 +28,8 @@ class Slot(NamedTuple):
     """How many inputs feed one output of this weight; 1 for biases, embeddings and normalisation scales."""
     role: str
     """'weight', 'bias', 'embedding' or 'scale' (of a normalisation layer: its neutral value is 1, not 0)."""
+    is_first: bool = False
+    """Whether this is the module's first weight, frozen ones counted: the one that meets the inputs."""
 
     @property
     def size(self) -> int:
@@ -57,11 +59,14 @@ class Layout:
         }
         slots: list[Slot] = []
         offset = 0
-        trainable = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        named = dict(module.named_parameters())
+        roles = {name: _role(name.rpartition(".")[2], parameter, owners[name]) for name, parameter in named.items()}
+        first = next((name for name, role in roles.items() if role == "weight"), "")
+        trainable = [(name, parameter) for name, parameter in named.items() if parameter.requires_grad]
         _check_alike(trainable)
         for name, parameter in trainable:
-            role = _role(name.rpartition(".")[2], parameter, owners[name])
-            slots.append(Slot(name, parameter.shape, offset, _fan_in(parameter, owners[name], role), role))
+            fan_in = _fan_in(parameter, owners[name], roles[name])
+            slots.append(Slot(name, parameter.shape, offset, fan_in, roles[name], name == first))
             offset += parameter.numel()
         if not slots:
             raise ModelError(

@@ -1,8 +1,8 @@
 """A prior p(θ) over the flat parameter vector: what every family answers, and what a family becomes on one network.
 
 A prior is bound to a module's layout before use (`prior.bind(layout)`), which turns "fan-in scaling" or per-group
-scales into one scale per parameter. All are factorised over parameters. Normalisation scales are centred on 1, their
-neutral value; everything else on 0.
+scales into one scale per parameter. Most families are factorised over parameters; others tie those of one input or of
+one convolution kernel (`grouped`). Normalisation scales are centred on 1, their neutral value; everything else on 0.
 """
 
 import math
@@ -73,10 +73,10 @@ class Prior(ABC):
 
 
 class Family(Prior, ABC):
-    """One density, up to loc and scale, for every entry; subclasses are final."""
+    """One density, up to loc and scale, for every entry or for every group of entries; subclasses are final."""
 
     is_gaussian: ClassVar[bool] = False
-    """Whether a precision says all of it; the flat prior's is 0."""
+    """Whether one precision per entry says all of it; the flat prior's is 0."""
     is_proper: ClassVar[bool] = True
 
     def family_of(self, slot: Slot) -> "Family":
@@ -90,15 +90,18 @@ class Family(Prior, ABC):
 
     @abstractmethod
     def standard_log_density(self, z: Tensor) -> Tensor:
-        """Log density of z = (θ − loc)/scale, elementwise, without the log scale term."""
+        """Log density of z = (θ − loc)/scale (..., n) without the log scale term, its last dimension to be summed.
+
+        It has one entry per parameter, or per group of parameters that depend on each other.
+        """
 
     @abstractmethod
     def standard_score(self, z: Tensor) -> Tensor:
-        """d/dz of `standard_log_density`."""
+        """d/dz of the sum of `standard_log_density`: (..., n) → (..., n)."""
 
     @abstractmethod
     def standard_sample(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-        """Draws of z."""
+        """Draws of z, (..., n)."""
 
 
 class Part(NamedTuple):
@@ -132,8 +135,9 @@ class BoundPrior:
         z = (network - self.loc) / self.scale
         value = torch.zeros_like(theta[..., 0])
         for family, start, end in self.parts:
-            part = family.standard_log_density(z[..., start:end])
-            value = value + (part - self.scale[start:end].log() if family.is_proper else part).sum(-1)
+            value = value + family.standard_log_density(z[..., start:end]).sum(-1)
+            if family.is_proper:
+                value = value - self.scale[start:end].log().sum()
         z = own / LIKELIHOOD_LOG_SCALE
         noise = -0.5 * z.square() - math.log(LIKELIHOOD_LOG_SCALE) - 0.5 * math.log(2 * math.pi)
         return value + noise.sum(-1)
@@ -162,8 +166,8 @@ class BoundPrior:
         if not self._is_gaussian:
             name = next(part.family.name for part in self.parts if not part.family.is_gaussian)
             raise UnsupportedError(
-                f"this method needs a Gaussian prior (its precision enters the update) but the prior is {name}: use "
-                "priors.Normal(), or a method that works from gradients (hmc, map, swag)."
+                f"this method needs a Gaussian prior, independent over parameters (its precision enters the update), "
+                f"but the prior is {name}: use priors.Normal(), or a method that works from gradients (hmc, map, swag)."
             )
         return self._network_precision()
 

@@ -5,6 +5,7 @@ targets' scale, is a mistake before any data are seen (Gelman, Simpson & Betanco
 section 5.4, for networks).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -52,6 +53,8 @@ class PriorCheck:
         one_class: share of functions that predict one class for more than 95% of the inputs; None without classes.
         one_class_certain: share of those that do so with a mean probability above 0.99.
         confidence: mean largest class probability; None without classes.
+        entropy: mean entropy of a function's class probabilities, as a share of that of equal chances; None without
+            classes.
         between_functions: standard deviation between functions at one input, median over inputs. Outputs here and
             below are class logits about their mean, means in units of standardised targets, or log rates.
         across_inputs: standard deviation of one function across inputs, median over functions.
@@ -67,6 +70,7 @@ class PriorCheck:
     one_class: float | None
     one_class_certain: float | None
     confidence: float | None
+    entropy: float | None
     between_functions: float
     across_inputs: float
     constant: float
@@ -79,9 +83,10 @@ class PriorCheck:
 
     def __str__(self) -> str:
         lines = [f"{self.num_functions} functions from the prior on {self.num_inputs} inputs ({self.kind})"]
-        if self.one_class is not None and self.confidence is not None:
+        if self.one_class is not None and self.confidence is not None and self.entropy is not None:
             lines.append(f"one class for all inputs      {self.one_class:.0%} of functions")
             lines.append(f"largest class probability     {self.confidence:.2f} on average")
+            lines.append(f"entropy of classes            {self.entropy:.0%} of that of equal chances")
         lines.append(f"spread between functions      {self.between_functions:.3g}")
         lines.append(f"spread across inputs          {self.across_inputs:.3g}")
         lines.append(f"constant                      {self.constant:.0%} of functions")
@@ -158,6 +163,7 @@ def _classification(outputs: Tensor, likelihood: Likelihood, prior: Prior) -> Pr
         one_class=_share(one_class),
         one_class_certain=_share(certain),
         confidence=float(confidence.mean()),
+        entropy=float(torch.special.entr(probs).sum(-1).mean()) / math.log(probs.shape[-1]),
         between_functions=shape.between,
         across_inputs=shape.across,
         constant=shape.constant,
@@ -179,6 +185,7 @@ def _regression(outputs: Tensor, likelihood: Likelihood, prior: Prior) -> PriorC
         one_class=None,
         one_class_certain=None,
         confidence=None,
+        entropy=None,
         between_functions=shape.between,
         across_inputs=shape.across,
         constant=shape.constant,

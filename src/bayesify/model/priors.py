@@ -1,14 +1,15 @@
-"""Families of priors: heavy and light tails, sparsity, none at all, and different families for different parameters."""
+"""Families of priors: heavy and light tails, sparsity, dependence, none at all, and different ones by parameter."""
 
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from bayesify.errors import MethodError, UnsupportedError, suggest
+from bayesify.model.grouped import KernelNormal, SharedScale
 from bayesify.model.parameters import Slot
 from bayesify.model.prior import Family, Prior
 
@@ -218,13 +219,13 @@ class ByName(Prior):
         families: {regex: prior}, searched in parameter names; the first matching pattern counts. Given as a mapping.
     """
 
-    families: Mapping[str, Family]
+    families: Mapping[str, Prior]
 
     name = "by_name"
 
     def __post_init__(self) -> None:
         for pattern, family in self.families.items():
-            if not isinstance(family, Family):
+            if not isinstance(family, Prior):
                 raise MethodError(
                     f"ByName({pattern!r}: {family!r}): every pattern needs a prior such as Normal(scale=0.5)."
                 )
@@ -232,11 +233,83 @@ class ByName(Prior):
     def family_of(self, slot: Slot) -> Family:  # noqa: D102
         for pattern, family in self.families.items():
             if re.search(pattern, slot.name):
-                return family
+                return family.family_of(slot)
         raise MethodError(
             f"the priors by name {list(self.families)} have no pattern for parameter {slot.name!r}: add one that "
             "matches it ('.' matches all)."
         )
+
+
+@dataclass(frozen=True)
+class ARD(Prior):
+    """Automatic relevance determination (MacKay 1994; Neal 1996, section 4.2): each input has a scale of its own.
+
+    The weights of input i share λᵢ, w ~ N(0, (scale · λᵢ)² I) with λᵢ⁻² ~ Gamma(df/2, rate df/2). Integrated over λᵢ
+    they follow one multivariate t: an input is switched off, or kept, as a whole. The posterior then says which.
+
+    Attributes:
+        df: degrees of freedom; the fewer, the more inputs are taken for irrelevant or very relevant.
+        scale: of those weights, as for Normal. It is that of an irrelevant input: what the data want goes to the tails.
+        gain: the numerator of fan-in scaling; 0.1 or less where most inputs are thought to be irrelevant.
+        layers: a regex of the weights that it is for, an input being an index of their second dimension; None is the
+            first weight of the network.
+        rest: prior of all other parameters.
+    """
+
+    df: float = 1.0
+    scale: Scale = "fan_in"
+    gain: float = 0.3
+    layers: str | None = None
+    rest: Prior = field(default_factory=Normal)
+
+    name = "ard"
+
+    def __post_init__(self) -> None:
+        _check_scale("ARD", self.scale)
+        _check_scale("ARD(gain=...)", self.gain)
+        if not (self.df > 0 and math.isfinite(self.df)):
+            raise MethodError(f"ARD(df={self.df}): degrees of freedom must be positive and finite.")
+
+    def family_of(self, slot: Slot) -> Family:  # noqa: D102
+        chosen = slot.is_first if self.layers is None else re.search(self.layers, slot.name) is not None
+        if not chosen or slot.role != "weight":
+            return self.rest.family_of(slot)
+        outputs, inputs, *kernel = slot.shape
+        return SharedScale(StudentT(self.df, self.scale, self.gain), self.df, (outputs, inputs, math.prod(kernel)))
+
+
+@dataclass(frozen=True)
+class CorrelatedNormal(Prior):
+    """Normal, but neighbouring weights of a convolution kernel are alike (Fortuin et al., ICLR 2022, section 4).
+
+    Kernels are independent of each other; within one, the correlation of two positions is exp(−distance/length_scale).
+    Weights that do not belong to a convolution follow Normal(scale, gain).
+
+    Attributes:
+        length_scale: in pixels.
+        scale: standard deviation of one weight, as for Normal.
+        gain: the numerator of fan-in scaling.
+    """
+
+    length_scale: float = 1.0
+    scale: Scale = "fan_in"
+    gain: float = math.sqrt(2.0)
+
+    name = "correlated_normal"
+
+    def __post_init__(self) -> None:
+        _check_scale("CorrelatedNormal", self.scale)
+        _check_scale("CorrelatedNormal(gain=...)", self.gain)
+        if not (self.length_scale > 0 and math.isfinite(self.length_scale)):
+            raise MethodError(
+                f"CorrelatedNormal(length_scale={self.length_scale}): a length in pixels, positive and finite."
+            )
+
+    def family_of(self, slot: Slot) -> Family:  # noqa: D102
+        marginal, kernel = Normal(self.scale, self.gain), tuple(slot.shape[2:])
+        if slot.role != "weight" or math.prod(kernel) == 1:
+            return marginal
+        return KernelNormal(marginal, self.length_scale, kernel)
 
 
 _BY_NAME: dict[str, Callable[[], Prior]] = {
@@ -244,6 +317,8 @@ _BY_NAME: dict[str, Callable[[], Prior]] = {
     "laplace": Laplace,
     "student_t": StudentT,
     "horseshoe": Horseshoe,
+    "ard": ARD,
+    "correlated_normal": CorrelatedNormal,
     "flat": Flat,
 }
 

@@ -67,6 +67,7 @@ def example(kind: str = "regression", *, budgets: bool = False, seed: int = 0) -
         "reliability": {m["name"]: _reliability(m, kind, rng) for m in methods},
         "curve": _curve(methods, rng) if budgets else [],
         "chains": {"hmc": _chains(rng)},
+        "prior_check": _prior_check(kind),
         "progress": {"done": 65, "planned": 65, "failed": 0},
         "missing": [],
         "caveats": ["The standard splits of this data set overlap: intervals are corrected for it."],
@@ -252,6 +253,22 @@ def _chains(rng: np.random.Generator) -> dict[str, Any]:
     found = chain_summary({"chains": values.astype(np.float32), "rows": np.arange(50), "chain_rows": np.array([3, 17])})
     assert found is not None
     return found
+
+
+def _prior_check(kind: str) -> dict[str, Any]:
+    """A prior without faults for regression, a saturated one for classes."""
+    found: dict[str, Any] = {
+        "prior": "Normal(scale='fan_in', gain=3.0)", "reason": None, "kind": "regression", "num_functions": 100,
+        "num_inputs": 500, "one_class": None, "one_class_certain": None, "confidence": None, "entropy": None,
+        "between_functions": 4.12, "across_inputs": 3.07, "constant": 0.0, "exploding": 0.02, "warnings": [],
+    }  # fmt: skip
+    if kind == "regression":
+        return found
+    saturated = "prior functions are saturated: their largest class probability is 0.971 on average"
+    return found | {
+        "kind": "classification", "one_class": 0.12, "one_class_certain": 0.08, "confidence": 0.971, "entropy": 0.041,
+        "exploding": None, "warnings": [saturated],
+    }  # fmt: skip
 
 
 def _curve(methods: list[dict[str, Any]], rng: np.random.Generator) -> list[dict[str, Any]]:

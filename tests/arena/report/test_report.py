@@ -15,7 +15,10 @@ import pytest
 from bayesify.arena.report import render_html, render_markdown, write_report
 from bayesify.errors import DataError, SaveError
 
-SECTIONS = ["differences", "cost", "calibration", "chains", "scores", "costs", "caveats", "reading", "reproduce"]
+SECTIONS = [
+    *("differences", "cost", "calibration", "chains", "scores", "costs"),
+    *("prior", "caveats", "reading", "reproduce"),
+]
 VOID = {"meta", "link", "img", "br", "hr", "input", "base", "source"}
 
 
@@ -105,6 +108,23 @@ def test_drawings(examples: ModuleType, regression_html: str) -> None:
     assert both.count("<svg ") == 2 + 3 + 12 + 13 + 3
     assert [name for name in Page(both).ids if name == "curves"]
     assert "confidence is honest" in both
+
+
+def test_the_prior_is_described_and_warned_of(examples: ModuleType, regression_html: str) -> None:
+    words = " ".join(Page(regression_html).text.split())
+    assert "100 functions were drawn from it, on 500 training inputs" in words
+    assert "Most of them are neither saturated, nor constant, nor exploding." in words
+    classes = examples.example("multiclass")
+    for written in (render_html(classes), render_markdown(classes)):
+        assert "12% of functions, 8% with certainty" in written
+        assert "4% of that of equal chances" in written
+        assert "Prior functions are saturated: their largest class probability is 0.971" in written
+        assert "Most of them" not in written
+    flat = render_html({"prior_check": {"prior": "<b>Flat()", "reason": "improper <i>"}})
+    assert "No functions were drawn from &lt;b&gt;Flat(): improper &lt;i&gt;" in flat
+    assert "What the prior believes" not in render_html({})
+    for partial in (None, 3, {"prior": "Normal()"}, {"num_functions": 3, "num_inputs": 4}):
+        render_html({"prior_check": partial})
 
 
 def test_page_is_self_contained_and_small(regression_html: str) -> None:
@@ -208,7 +228,9 @@ def test_caveats_name_unspent_budget_and_shared_machine(regression_html: str) ->
 )
 def test_anything_may_be_missing(result: dict[str, Any]) -> None:
     page = Page(render_html(result))
-    assert [name for name in page.ids if name in SECTIONS] == [name for name in SECTIONS if name != "chains"]
+    assert [name for name in page.ids if name in SECTIONS] == [
+        name for name in SECTIONS if name not in ("chains", "prior")
+    ]
     assert render_markdown(result).startswith("# There is no answer yet")
     assert "None" not in page.text.replace("None was recorded", "")
 

@@ -22,6 +22,8 @@ Schema 1 of the result, all keys optional:
 * ``shift``: sets (name, kind of corrupted, shifted or outside, sentence, examples, conditions), severities (per method:
   severity, nll, ...) and conditions; in ``methods`` then ``shift`` (per set with targets: difference, verdict, ...),
   ``shift_seconds``, and scores called ``nll@corrupted``, ``auroc_entropy@notmnist``, ....
+* ``prior_check``: prior, reason (why there is nothing else), kind, num_functions, num_inputs, one_class,
+  one_class_certain, confidence, entropy, between_functions, across_inputs, constant, exploding, warnings.
 * ``progress``: done, planned, failed. ``missing``: method, split, seed, reason. ``caveats``: sentences.
 """
 

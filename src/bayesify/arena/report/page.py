@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bayesify.arena.report import forest, mixing, notes, panels, pareto, shift, tables, wording
+from bayesify.arena.report import forest, mixing, notes, panels, pareto, prior, shift, tables, wording
 from bayesify.arena.report.plain import Plain, strict_json, text
 from bayesify.arena.report.view import SYMBOLS, VERDICTS, ReportView, read
 
@@ -67,6 +67,7 @@ def _content(view: ReportView) -> dict[str, Any]:
         "not_compared": notes.not_compared(view),
         "caveats": notes.caveats(view),
         "remarks": notes.remarks(view),
+        "prior": prior.prior(view),
         "definitions": notes.definitions(view),
         "environment": notes.environment(view),
         "command": text(view.environment, "command"),

@@ -127,6 +127,7 @@ class ReportView:
     reliability: dict[str, tuple[CalibrationPoint, ...]]
     curve: dict[str, tuple[CurvePoint, ...]]
     chains: dict[str, ChainsView]
+    prior_check: Plain
     missing: tuple[MissingRuns, ...]
     caveats: tuple[str, ...]
     progress: Plain = field(default_factory=dict)
@@ -195,6 +196,7 @@ def read(raw: Plain) -> ReportView:
         reliability=_reliability(table(raw, "reliability")),
         curve=_curve(tables(raw, "curve")),
         chains=_chains(table(raw, "chains")),
+        prior_check=table(raw, "prior_check"),
         missing=_missing(tables(raw, "missing"), {m.name: m.label for m in methods}),
         caveats=words(raw, "caveats"),
         progress=table(raw, "progress"),
