@@ -216,7 +216,7 @@ def test_bad_models(tmp_path):
 
 def test_bad_inputs(tmp_path):
     with pytest.raises(DataError, match="compares on tables"):
-        bay.compare("default", (torch.zeros(5, 3, 4, 4), torch.zeros(5)), out=tmp_path)
+        bay.compare("default", (torch.zeros(5, 2, 3, 4, 4), torch.zeros(5)), out=tmp_path)
     with pytest.raises(SaveError, match=r"no results folder"):
         result_of(tmp_path)
     (tmp_path / "request.json").write_text("{}")
