@@ -13,6 +13,9 @@ from bayesify.errors import MethodError
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Posterior
 
+SECONDS_FOR_TRAINING = 0.8
+"""Share of a budget of seconds that training gets where something follows whose cost in seconds is not known."""
+
 
 class Exactness(StrEnum):
     """What a method's result is, compared to the posterior."""

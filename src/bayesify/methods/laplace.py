@@ -42,7 +42,7 @@ from bayesify.engine.budget import FORWARD_COST
 from bayesify.engine.optimise import Schedule, optimise
 from bayesify.engine.run import Run
 from bayesify.errors import BudgetError, MethodError
-from bayesify.methods.base import Exactness, Method, MethodInfo, Range, require, require_positive
+from bayesify.methods.base import SECONDS_FOR_TRAINING, Exactness, Method, MethodInfo, Range, require, require_positive
 from bayesify.model.likelihoods import Gaussian
 from bayesify.model.network import Buffers
 from bayesify.model.priors import Normal
@@ -60,8 +60,6 @@ EXPANSIONS: dict[str, Callable[..., Expansion]] = {
     "per_output": expand_per_output,
 }
 BY_LAYER = ("kron", "ekfac", "per_output")
-SECONDS_FOR_TRAINING = 0.8
-"""Share of a budget of seconds, whose rate is not known beforehand."""
 
 
 @dataclass(frozen=True)

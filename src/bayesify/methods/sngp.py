@@ -13,11 +13,12 @@ Functions are drawn from N(β̂, Σ) in closed form: one forward pass for all of
 step, one pass, and C · D³ to invert. Not here: the mean-field rule for the softmax, which draws make unnecessary.
 """
 
+import math
 from dataclasses import dataclass
 
 from bayesify.engine.optimise import Schedule, optimise
 from bayesify.engine.run import Run
-from bayesify.methods.base import Exactness, Method, MethodInfo, Range, require, require_positive
+from bayesify.methods.base import SECONDS_FOR_TRAINING, Exactness, Method, MethodInfo, Range, require, require_positive
 from bayesify.methods.laplace import Laplace
 from bayesify.model.problem import Problem
 from bayesify.model.transform import with_transform
@@ -93,7 +94,8 @@ class SNGP(Method):
         """Trains everything, then (1)."""
         problem = self._changed(problem)
         reserve = self._head.post_hoc_cost(self._part(problem)) + problem.statistics_cost(1)
-        phase = run.phase("train", reserve=reserve)
+        share = SECONDS_FOR_TRAINING if math.isinf(run.remaining) else 1.0
+        phase = run.phase("train", share, reserve=reserve)
         # The new last layer is untrained, also where the rest came pretrained.
         start = problem.start(1, phase.rng)
         problem = problem.with_changes(pretrained=False)

@@ -18,13 +18,11 @@ from torch import Tensor
 from bayesify.engine.optimise import Schedule, optimise
 from bayesify.engine.run import Run
 from bayesify.errors import MethodError
-from bayesify.methods.base import Exactness, MethodInfo, Wrapper, require, require_positive
+from bayesify.methods.base import SECONDS_FOR_TRAINING, Exactness, MethodInfo, Wrapper, require, require_positive
 from bayesify.model.network import Buffers, Network
 from bayesify.model.problem import Problem
 from bayesify.posterior.base import Posterior
 
-SECONDS_FOR_MODE = 0.8
-"""The share of a budget of seconds that a post-hoc method leaves to the mode: its own cost in seconds is unknown."""
 SHOWN_NAMES = 8
 """So many parameter names stand in an error message."""
 
@@ -93,7 +91,7 @@ class Subset(Wrapper):
         share = self.map_share
         if self.is_post_hoc:
             reserve += self.post_hoc_cost(problem)
-            share = SECONDS_FOR_MODE if math.isinf(run.remaining) else 1.0
+            share = SECONDS_FOR_TRAINING if math.isinf(run.remaining) else 1.0
         phase = run.phase("map", share, reserve=reserve)
         schedule = Schedule(self.learning_rate, self.batch_size)
         return optimise(problem, phase, problem.start(1, phase.rng), schedule)[0]
