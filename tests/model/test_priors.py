@@ -187,7 +187,8 @@ def test_log_density_is_that_of_independent_parameters() -> None:
 def test_precision_is_for_gaussian_priors() -> None:
     bound = Normal(scale=0.5).bind(layout(), 1, LIKE)
     torch.testing.assert_close(bound.precision(), torch.full_like(bound.loc, 4.0))
-    assert bound.likelihood_precision() == LIKELIHOOD_LOG_SCALE**-2
+    assert bound.gaussian().precision[-1] == LIKELIHOOD_LOG_SCALE**-2
+    assert bound.scales[-1] == LIKELIHOOD_LOG_SCALE
     assert Flat().bind(layout(), 0, LIKE).precision().abs().max() == 0
     with pytest.raises(UnsupportedError, match="the prior is student_t"):
         StudentT().bind(layout(), 0, LIKE).precision()

@@ -56,8 +56,7 @@ def announce(problem: Problem, run: Run, sweep: float) -> None:
 
 def kernel_of(problem: Problem) -> Kernel:
     """The posterior's density with the prior's scales; `announce` gradients before."""
-    own = torch.full_like(problem.prior.scale[:1], problem.prior.likelihood_precision() ** -0.5)
-    scale = torch.cat([problem.prior.scale, own.expand(problem.prior.num_likelihood)])
+    scale = problem.prior.scales
     mode = mode_of(problem)
 
     def kick(theta: Tensor, velocity: Tensor, likelihood: Tensor, step: Tensor, weight: Tensor) -> tuple[Tensor, ...]:

@@ -76,8 +76,7 @@ class Kernel(NamedTuple):
 
 def kernel_of(problem: Problem) -> Kernel:
     """The posterior's density with the prior's scales; say before how many gradients are to come."""
-    own = torch.full_like(problem.prior.scale[:1], problem.prior.likelihood_precision() ** -0.5)
-    scale = torch.cat([problem.prior.scale, own.expand(problem.prior.num_likelihood)])
+    scale = problem.prior.scales
     mode = mode_of(problem)
 
     def force(theta: Tensor, likelihood: Tensor, scale: Tensor) -> Tensor:

@@ -288,9 +288,8 @@ def plane_of(problem: Problem, mean: Tensor, span: Tensor, prior_scale: float | 
         own = torch.eye(span.shape[1], dtype=span.dtype, device=span.device) / wide
         return Plane(mean, (wide * span).to(mean), path_scale, torch.zeros_like(path_scale), own, False)
     prior = problem.prior
-    none = torch.zeros(prior.num_likelihood, dtype=torch.float64, device=mean.device)
-    precision = torch.cat([prior.scale.double() ** -2, none + prior.likelihood_precision()])
-    pull = precision * (torch.cat([prior.loc.double(), none]) - start)
+    precision = prior.scales.double() ** -2
+    pull = precision * (prior.center.double() - start)
     root = torch.linalg.cholesky(span.mT @ (precision[:, None] * span))  # A = Dᵀ Λ D = root rootᵀ
     centre = torch.cholesky_solve((span.mT @ pull)[:, None], root)[:, 0]  # of the prior, in z
     # u = rootᵀ (z − centre) / √T has covariance I where z has the covariance T A⁻¹.

@@ -133,9 +133,8 @@ class Variational(Method):
     def _train(self, problem: Problem, run: Run) -> State:
         prior = problem.prior.gaussian() if problem.prior.is_gaussian else None
         mean = problem.start(1, run.rng)[0]
-        usual = Normal().bind(problem.network.layout, 0, mean).scale
-        own = mean.new_ones(problem.likelihood.num_parameters)
-        scale = torch.cat([torch.minimum(problem.prior.scale, usual), own]) * self.initial_scale
+        usual = Normal().bind(problem.network.layout, problem.likelihood.num_parameters, mean).scales
+        scale = torch.minimum(problem.prior.scales, usual) * self.initial_scale
         phi = self.start(mean, scale, run.rng)
         zero = torch.zeros((), dtype=torch.int64, device=phi.device)
         state = run.restore(State(phi, torch.zeros_like(phi), torch.zeros_like(phi), zero))

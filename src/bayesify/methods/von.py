@@ -154,8 +154,7 @@ class VON(Method):
 
     def _start(self, problem: Problem, run: Run, theta: Tensor, mode: Mode) -> Tensor:
         """The diagonal of S: the prior's, and a bound on the data's curvature, so that q starts narrow."""
-        own = theta.new_ones(problem.likelihood.num_parameters)
-        prior = torch.cat([problem.prior.scale, own]).double() ** -2
+        prior = problem.prior.scales.double() ** -2
         trace = fisher_trace(problem, theta, self.batch_size, run.rng, mode)
         return (prior + problem.num_examples * trace) / problem.temperature
 

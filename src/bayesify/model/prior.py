@@ -125,7 +125,10 @@ class BoundPrior:
     def __init__(self, parts: list[Part], loc: Tensor, scale: Tensor, num_likelihood: int) -> None:
         self.parts, self.loc, self.scale, self.num_likelihood = parts, loc, scale, num_likelihood
         own = loc.new_zeros(num_likelihood)
-        self._center = torch.cat([loc, own])
+        self.center = torch.cat([loc, own])
+        """Of all P entries, the likelihood's own included."""
+        self.scales = torch.cat([scale, own + LIKELIHOOD_LOG_SCALE])
+        """Of all P entries."""
         self._is_gaussian = all(part.family.is_gaussian for part in parts)
         self._precision = torch.cat([self._network_precision(), own + LIKELIHOOD_LOG_SCALE**-2])
 
@@ -145,7 +148,7 @@ class BoundPrior:
     def score(self, theta: Tensor) -> Tensor:
         """Gradient of `log_density`: (..., P) → (..., P)."""
         if self._is_gaussian:  # at every step of every training: two operations instead of ten
-            return (self._center - theta) * self._precision
+            return (self.center - theta) * self._precision
         network, own = self._split(theta)
         z = (network - self.loc) / self.scale
         parts = [f.standard_score(z[..., start:end]) / self.scale[start:end] for f, start, end in self.parts]
@@ -171,10 +174,6 @@ class BoundPrior:
             )
         return self._network_precision()
 
-    def likelihood_precision(self) -> float:
-        """Precision of the likelihood's own parameters."""
-        return LIKELIHOOD_LOG_SCALE**-2
-
     @property
     def is_gaussian(self) -> bool:
         """Whether `gaussian` has an answer."""
@@ -187,7 +186,7 @@ class BoundPrior:
             UnsupportedError: the prior is not Gaussian.
         """
         self.precision()
-        return GaussianPrior(self._center, self._precision)
+        return GaussianPrior(self.center, self._precision)
 
     def _network_precision(self) -> Tensor:
         proper = [self.scale.new_full((end - start,), float(f.is_proper)) for f, start, end in self.parts]
