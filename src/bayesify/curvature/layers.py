@@ -114,7 +114,7 @@ def layers_of(network: Network, weights: Tensor, buffers: Buffers, inputs: Input
         inputs: two rows.
         rng: for the direction of the check.
     """
-    candidates = _candidates(network)
+    candidates = linear_layers(network)
     one = _probe(network, candidates, weights, buffers, pytree.tree_map(lambda leaf: leaf[:1], inputs), rng)
     layers = []
     for layer, own_inputs, gradients in zip(candidates, one.inputs, one.gradients, strict=True):
@@ -267,7 +267,8 @@ def output_columns(layer: Layer, outputs: Tensor) -> Tensor:
     return outputs.reshape(len(outputs), -1, outputs.shape[-1])
 
 
-def _candidates(network: Network) -> list[Layer]:
+def linear_layers(network: Network) -> list[Layer]:
+    """Every Linear and Conv2d whose weight is trained here and is its own, in the order of registration."""
     slots = {slot.name: slot for slot in network.layout.slots}
     owners: dict[int, int] = {}
     for _, parameter in network.module.named_parameters(remove_duplicate=False):

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bayesify.covariance import PerOutput
+from bayesify.curvature.layers import linear_layers
 from bayesify.engine.optimise import Schedule, optimise
 from bayesify.engine.run import Run
 from bayesify.errors import UnsupportedError
@@ -120,7 +121,7 @@ class VBLL(Method):
         part = problem.restricted(mean, changed.buffers(theta), {slot.name for slot in slots.values()})
         units = dict(changed.network.module.named_buffers())[_join(layer, "units")]
         basis = roots(values[_join(layer, "root")], values[_join(layer, "log_scale")], units).contiguous()
-        covariance = PerOutput(_order(part), torch.ones_like(basis[:, 0]), basis)
+        covariance = PerOutput(linear_layers(part.network)[0].order, torch.ones_like(basis[:, 0]), basis)
         return Linearised(part.model, part.initial(), covariance, num_samples=self.num_samples)
 
 
@@ -237,17 +238,6 @@ def _head_slots(problem: Problem) -> dict[str, Slot]:
     layer = output_layer(problem.network.module)
     slots = {slot.name: slot for slot in problem.network.layout.slots}
     return {leaf: slots[_join(layer, leaf)] for leaf in ("weight", "bias") if _join(layer, leaf) in slots}
-
-
-def _order(part: Problem) -> Tensor:
-    """Where the rows of (weight, bias) lie in the vector of a problem that holds nothing else, (C · in,)."""
-    slots = _head_slots(part)
-    weight = slots["weight"]
-    order = weight.offset + torch.arange(weight.size).reshape(weight.shape)
-    if "bias" in slots:
-        bias = slots["bias"]
-        order = torch.cat([order, bias.offset + torch.arange(bias.size)[:, None]], dim=1)
-    return order.flatten().to(part.network.device)
 
 
 def _join(layer: str, leaf: str) -> str:
