@@ -147,17 +147,17 @@ class Laplace(Method):
 
     def memory(self, problem: Problem) -> float:
         """Vectors, and of every matrix that is formed the sum, its eigenvectors, their workspace and a copy."""
-        numbers = 0
+        size, numbers = problem.num_network_parameters, 0
+        slots = [slot for slot in problem.network.layout.slots if slot.role == "weight"]
         if self.structure == "full":
-            numbers = 5 * problem.num_network_parameters**2
-        if self.structure in BY_LAYER:
-            slots = [slot for slot in problem.network.layout.slots if slot.role == "weight"]
-            numbers = 5 * sum(size**2 for slot in slots for size in (slot.shape[0], slot.fan_in + 1))
-        if self.structure == "per_output":
-            numbers = 5 * sum(slot.shape[0] * (slot.fan_in + 1) ** 2 for slot in slots)
-        if self.structure == "low_rank":
-            numbers = 5 * problem.num_network_parameters * (self.rank + OVERSAMPLING)
-        return 8.0 * (16 * problem.num_parameters + numbers)
+            numbers = size**2
+        elif self.structure == "per_output":
+            numbers = sum(slot.shape[0] * (slot.fan_in + 1) ** 2 for slot in slots)
+        elif self.structure in BY_LAYER:
+            numbers = sum(slot.shape[0] ** 2 + (slot.fan_in + 1) ** 2 for slot in slots)
+        elif self.structure == "low_rank":
+            numbers = size * (self.rank + OVERSAMPLING)
+        return 8.0 * (16 * problem.num_parameters + 5 * numbers)
 
     def training(self, problem: Problem, limit: float) -> float:
         """At most `epochs`."""
