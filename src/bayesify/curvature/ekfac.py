@@ -55,8 +55,7 @@ def rotated_squares(
         _add_up(problem, found, theta, buffers, scale, vectors, rng, basis, total)
         return total
     for part in rows_of(problem, theta, buffers, vectors, rng):
-        rows = part.rows[:, : vectors.num_fisher].double().flatten(0, 1) * scale.double()
-        total += basis.into(rows).square().sum(0)
+        total += basis.into(part.of_fisher(vectors, scale)).square().sum(0)
     return total
 
 

@@ -44,6 +44,10 @@ class Pulled(NamedTuple):
     rows: Tensor  # (B, R [+ 1], P_network); the gradient is the last
     log_likelihood: Tensor  # (B,)
 
+    def of_fisher(self, vectors: Vectors, scale: Tensor) -> Tensor:
+        """The rows of H's root in prior units, (B R, P_network) in float64: H is the sum of their squares."""
+        return self.rows[:, : vectors.num_fisher].double().flatten(0, 1) * scale.double()
+
 
 def expand_diagonal(
     problem: Problem, theta: Tensor, buffers: Buffers, scale: Tensor, vectors: Vectors, rng: torch.Generator
@@ -77,7 +81,7 @@ def expand_full(
     total = theta.new_zeros(len(scale), len(scale), dtype=torch.float64)
     sums = Sums.zero(total[0])
     for part in rows_of(problem, theta, buffers, vectors, rng):
-        rows = part.rows[:, : vectors.num_fisher].double().flatten(0, 1) * scale.double()
+        rows = part.of_fisher(vectors, scale)
         total.addmm_(rows.mT, rows)
         sums = sums.plus(part, vectors)
     return sums.expansion(FullSpectrum(*eigen(total)), vectors)

@@ -38,17 +38,12 @@ def expand_low_rank(
     size = min(len(scale), rank + OVERSAMPLING)
     basis = _orthonormal(_normal(len(scale), size, theta, rng))
     random_state = rng.get_state()
-    sums = Sums.zero(basis[:, 0])
-    product = torch.zeros_like(basis)
-    for part in rows_of(problem, theta, buffers, vectors, rng):
-        rows = part.rows[:, : vectors.num_fisher].double().flatten(0, 1) * scale.double()
-        product.addmm_(rows.mT, rows @ basis)
-        sums = sums.plus(part, vectors)
+    product, sums = _product(problem, theta, buffers, scale, vectors, rng, basis)
     if size < len(scale):
         for _ in range(PASSES - 1):
             rng.set_state(random_state)  # the same H, where random vectors stand in for it
             basis = _orthonormal(product)
-            product = _product(problem, theta, buffers, scale, vectors._replace(gradient=False), rng, basis)
+            product, _ = _product(problem, theta, buffers, scale, vectors._replace(gradient=False), rng, basis)
     values, inner = eigen(basis.mT @ product)
     best = values.argsort(descending=True)[:rank]
     return sums.expansion(LowRankSpectrum(values[best], basis @ inner[:, best]), vectors)
@@ -62,13 +57,14 @@ def _product(
     vectors: Vectors,
     rng: torch.Generator,
     basis: Tensor,
-) -> Tensor:
-    """D H D times `basis` (P, R)."""
-    product = torch.zeros_like(basis)
+) -> tuple[Tensor, Sums]:
+    """D H D times `basis` (P, R), and what one pass adds up beside it."""
+    product, sums = torch.zeros_like(basis), Sums.zero(basis[:, 0])
     for part in rows_of(problem, theta, buffers, vectors, rng):
-        rows = part.rows[:, : vectors.num_fisher].double().flatten(0, 1) * scale.double()
+        rows = part.of_fisher(vectors, scale)
         product.addmm_(rows.mT, rows @ basis)
-    return product
+        sums = sums.plus(part, vectors)
+    return product, sums
 
 
 def _normal(size: int, count: int, like: Tensor, rng: torch.Generator) -> Tensor:
