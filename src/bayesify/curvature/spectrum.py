@@ -64,7 +64,52 @@ class Spectrum(ABC):
         """Σ = diag(scale) Q diag(variance) Qᵀ diag(scale), in the dtype of `scale`."""
 
 
-class DiagonalSpectrum(Spectrum):
+class ParameterSpectrum(Spectrum, ABC):
+    """Base of those whose groups are sets of parameters: `apart` changes nothing."""
+
+    def apart(self, vector: Tensor) -> Tensor:
+        """The parameters."""
+        return vector
+
+    def joined(self, vector: Tensor) -> Tensor:
+        """The parameters."""
+        return vector
+
+    def places(self, groups: Tensor) -> Tensor:
+        """The same."""
+        return groups
+
+
+class BlockSpectrum(Spectrum, ABC):
+    """Base of those whose groups are blocks of Q: `apart` is Qᵀ, whose coordinates belong to parameters in `order`."""
+
+    def __init__(self, eigenvalues: Tensor, order: Tensor) -> None:
+        Spectrum.__init__(self, eigenvalues)
+        self.order = order
+
+    def system(self) -> precisions.System:
+        """Diagonal in Q."""
+        return precisions.Diagonal(self.eigenvalues)
+
+    def apart(self, vector: Tensor) -> Tensor:
+        """Qᵀ v."""
+        return self.into(vector)
+
+    def joined(self, vector: Tensor) -> Tensor:
+        """Q v."""
+        return self.out_of(vector)
+
+    def places(self, groups: Tensor) -> Tensor:
+        """Of the parameters in `order`."""
+        return groups[self.order]
+
+    def holding(self, vectors: list[Tensor]) -> Spectrum:
+        """Itself: Q has P columns."""
+        del vectors
+        return self
+
+
+class DiagonalSpectrum(ParameterSpectrum):
     """Q = I."""
 
     def into(self, vector: Tensor) -> Tensor:  # noqa: D102
@@ -79,15 +124,6 @@ class DiagonalSpectrum(Spectrum):
     def system(self) -> precisions.System:  # noqa: D102
         return precisions.Diagonal(self.eigenvalues)
 
-    def apart(self, vector: Tensor) -> Tensor:  # noqa: D102
-        return vector
-
-    def joined(self, vector: Tensor) -> Tensor:  # noqa: D102
-        return vector
-
-    def places(self, groups: Tensor) -> Tensor:  # noqa: D102
-        return groups
-
     def holding(self, vectors: list[Tensor]) -> Spectrum:  # noqa: D102
         del vectors
         return self
@@ -96,7 +132,7 @@ class DiagonalSpectrum(Spectrum):
         return Diagonal((scale.double().square() * variance).to(scale))
 
 
-class FullSpectrum(Spectrum):
+class FullSpectrum(ParameterSpectrum):
     """Q (P, P)."""
 
     def __init__(self, eigenvalues: Tensor, vectors: Tensor) -> None:
@@ -115,15 +151,6 @@ class FullSpectrum(Spectrum):
     def system(self) -> precisions.System:  # noqa: D102
         return precisions.Dense(self._matrix())
 
-    def apart(self, vector: Tensor) -> Tensor:  # noqa: D102
-        return vector
-
-    def joined(self, vector: Tensor) -> Tensor:  # noqa: D102
-        return vector
-
-    def places(self, groups: Tensor) -> Tensor:  # noqa: D102
-        return groups
-
     def holding(self, vectors: list[Tensor]) -> Spectrum:  # noqa: D102
         del vectors
         return self
@@ -135,11 +162,11 @@ class FullSpectrum(Spectrum):
         return Full((scale.double()[:, None] * self.vectors * variance.sqrt()).to(scale).contiguous())
 
 
-class KroneckerSpectrum(Spectrum):
+class KroneckerSpectrum(BlockSpectrum):
     """Q a block L ⊗ R per layer, and the identity on what no layer holds."""
 
     def __init__(self, eigenvalues: Tensor, basis: KroneckerBasis) -> None:
-        Spectrum.__init__(self, eigenvalues)
+        BlockSpectrum.__init__(self, eigenvalues, basis.order)
         self.basis = basis
 
     def into(self, vector: Tensor) -> Tensor:  # noqa: D102
@@ -149,35 +176,19 @@ class KroneckerSpectrum(Spectrum):
         return self.basis.out_of(vector)
 
     def rescaled(self, factor: Tensor) -> Spectrum:  # noqa: D102
-        return KroneckerSpectrum(self.eigenvalues * factor[self.basis.order].square(), self.basis)
-
-    def system(self) -> precisions.System:  # noqa: D102
-        return precisions.Diagonal(self.eigenvalues)
-
-    def apart(self, vector: Tensor) -> Tensor:  # noqa: D102
-        return self.basis.into(vector)
-
-    def joined(self, vector: Tensor) -> Tensor:  # noqa: D102
-        return self.basis.out_of(vector)
-
-    def places(self, groups: Tensor) -> Tensor:  # noqa: D102
-        return groups[self.basis.order]
-
-    def holding(self, vectors: list[Tensor]) -> Spectrum:  # noqa: D102
-        del vectors
-        return self
+        return KroneckerSpectrum(self.eigenvalues * factor[self.order].square(), self.basis)
 
     def covariance(self, scale: Tensor, variance: Tensor) -> Covariance:  # noqa: D102
         factors = {name: value.to(scale).contiguous() for name, value in self.basis.named_factors().items()}
         return Kronecker(scale, variance.to(scale), self.basis.order, **factors)
 
 
-class PerOutputSpectrum(Spectrum):
+class PerOutputSpectrum(BlockSpectrum):
     """Q a block (in, in) for every row of one layer's (out, in) matrix, which lies at `order` in the flat vector."""
 
     def __init__(self, eigenvalues: Tensor, vectors: Tensor, order: Tensor) -> None:
-        Spectrum.__init__(self, eigenvalues)
-        self.vectors, self.order = vectors, order
+        BlockSpectrum.__init__(self, eigenvalues, order)
+        self.vectors = vectors
 
     def into(self, vector: Tensor) -> Tensor:  # noqa: D102
         rows = vector[self.order].reshape(self.vectors.shape[:2])
@@ -192,29 +203,13 @@ class PerOutputSpectrum(Spectrum):
     def rescaled(self, factor: Tensor) -> Spectrum:  # noqa: D102
         return PerOutputSpectrum(self.eigenvalues * factor[self.order].square(), self.vectors, self.order)
 
-    def system(self) -> precisions.System:  # noqa: D102
-        return precisions.Diagonal(self.eigenvalues)
-
-    def apart(self, vector: Tensor) -> Tensor:  # noqa: D102
-        return self.into(vector)
-
-    def joined(self, vector: Tensor) -> Tensor:  # noqa: D102
-        return self.out_of(vector)
-
-    def places(self, groups: Tensor) -> Tensor:  # noqa: D102
-        return groups[self.order]
-
-    def holding(self, vectors: list[Tensor]) -> Spectrum:  # noqa: D102
-        del vectors
-        return self
-
     def covariance(self, scale: Tensor, variance: Tensor) -> Covariance:  # noqa: D102
         rows = scale.double()[self.order].reshape(self.vectors.shape[:2])
         basis = (rows[:, :, None] * self.vectors).to(scale).contiguous()
         return PerOutput(self.order, variance.reshape(rows.shape).to(scale).contiguous(), basis)
 
 
-class LowRankSpectrum(Spectrum):
+class LowRankSpectrum(ParameterSpectrum):
     """Q the columns of `vectors` (P, R), with λ = 0 for everything orthogonal to them.
 
     The last of the R + 1 coordinates stands for that rest. `holding` adds eigenvectors with λ = 0 until given vectors
@@ -240,15 +235,6 @@ class LowRankSpectrum(Spectrum):
 
     def system(self) -> precisions.System:  # noqa: D102
         return precisions.LowRank(self.eigenvalues[:-1], self.vectors)
-
-    def apart(self, vector: Tensor) -> Tensor:  # noqa: D102
-        return vector
-
-    def joined(self, vector: Tensor) -> Tensor:  # noqa: D102
-        return vector
-
-    def places(self, groups: Tensor) -> Tensor:  # noqa: D102
-        return groups
 
     def holding(self, vectors: list[Tensor]) -> Spectrum:  # noqa: D102
         own = self.vectors
